@@ -1,0 +1,185 @@
+"""Which implementation of an operation runs on which device, and why.
+
+Every operation has a slot per device in torch's dispatcher. The oracle fills all of them; importing the compiled
+module replaces it on the CPU wherever that holds a kernel. The choice is made once per process: a call pays nothing
+for it. :func:`explain` tells it, :func:`force` overrides it for a while.
+
+Set PYEQGAN_REQUIRE_NATIVE=1 to make a missing compiled module an error instead of a warning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyeqgan.ops import _library
+
+# Operations that are composed of others and of torch's own, without a slot of their own.
+COMPOSED = {
+    "equalization_fusion": "torch's 1×1 products and norms around bilateral_propagation",
+    "multiscale_contrastive_loss": "contrastive_loss within and across scales",
+}
+
+BACKENDS = ("native", "cuda", "triton", "reference")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The implementation of one operation on one device, and the reason for it."""
+
+    backend: str
+    reason: str
+
+
+class _Native:
+    """The compiled module, or why there is none."""
+
+    module: Any = None
+    problem: str = "pyeqgan.functional has not been imported"
+
+
+def load_native() -> None:
+    """Import the compiled module, which registers its CPU kernels. Called when :mod:`pyeqgan.functional` is imported.
+
+    Raises:
+        ImportError: it cannot be imported and PYEQGAN_REQUIRE_NATIVE=1. Otherwise a warning says so.
+    """
+    if _Native.module is not None:
+        return
+    try:
+        _Native.module = importlib.import_module("pyeqgan._C")
+    except ImportError as error:
+        _Native.problem = f"the compiled module pyeqgan._C cannot be imported ({error})"
+        message = f"pyeqgan: {_Native.problem}; every operation runs its plain PyTorch reference on the CPU"
+        if os.environ.get("PYEQGAN_REQUIRE_NATIVE") == "1":
+            raise ImportError(f"{message}, which PYEQGAN_REQUIRE_NATIVE=1 forbids") from error
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def native_module() -> Any:
+    """The compiled module pyeqgan._C, or None."""
+    return _Native.module
+
+
+def operations() -> list[str]:
+    """The names of the public operations, sorted."""
+    return sorted({*(n for n in _library.ORACLES if not n.endswith("_backward")), *COMPOSED})
+
+
+def explain() -> dict[str, dict[str, Choice]]:
+    """For every public operation, what runs on "cpu" and on "cuda" tensors, and why."""
+    return {name: {device: _explain(name, device) for device in ("cpu", "cuda")} for name in operations()}
+
+
+def _explain(name: str, device: str) -> Choice:
+    if name in COMPOSED:
+        return Choice("composed", COMPOSED[name])
+    forced = _forced.get(name)
+    if forced is not None and device in forced[1]:
+        return Choice(forced[0], "forced by backends.force")
+    if device == "cuda":
+        have = [b for b in ("cuda", "triton") if _gpu_kernels(b, name) is not None]
+        if not have:
+            return Choice("reference", "no GPU kernel yet")
+        return Choice("reference", f"no recorded passing run on this GPU; backends.force offers {' and '.join(have)}")
+    if _has_cpu_kernel(name):
+        return Choice("native", f"compiled kernel, {_Native.module.cpu_capability()}")
+    return Choice("reference", "no native kernel yet" if _Native.module is not None else _Native.problem)
+
+
+def _has_cpu_kernel(name: str) -> bool:
+    return _Native.module is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"{_library.NAMESPACE}::{name}", "CPU"
+    )
+
+
+def _gpu_kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | None:
+    """The kernels of an operation and of its backward by the operations' names, or None where there are none."""
+    names = [n for n in (name, f"{name}_backward") if n in _library.ORACLES]
+    if backend == "cuda":
+        namespace = torch.ops.pyeqgan_cuda
+        if not all(hasattr(namespace, n) for n in names):
+            return None
+        return {n: getattr(namespace, n).default for n in names}
+    try:
+        module = importlib.import_module(f"pyeqgan.kernels.{name}")
+    except ImportError:
+        return None
+    return dict(zip(names, (module.forward, module.backward), strict=False))
+
+
+_forced: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+
+@contextmanager
+def force(backend: str, *names: str) -> Iterator[None]:
+    """Run operations on one backend, for every thread of the process, until the context is left.
+
+    Args:
+        backend: "reference" (the oracle, on any device), "native" (the compiled CPU kernels), "triton" or "cuda" (the
+            GPU kernels; "triton" also on the CPU under TRITON_INTERPRET=1).
+        names: the operations; none means every operation that has a kernel there.
+
+    Raises:
+        ValueError: an unknown backend or operation.
+        RuntimeError: a named operation (or all) has no kernel of that backend here.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"force: backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    own = [n for n in operations() if n not in COMPOSED]
+    for name in names:
+        if name not in own:
+            raise ValueError(f"force: names: expected among {', '.join(own)}, got {name!r}")
+    kernels: dict[str, Callable[..., Any]] = {}
+    chosen = []
+    for name in names or own:
+        found = _kernels(backend, name)
+        if found is None:
+            if names:
+                raise RuntimeError(f"force: {name} has no {backend!r} kernel here")
+            continue
+        chosen.append(name)
+        kernels.update(found)
+    if not chosen:
+        problem = _Native.problem if backend == "native" and _Native.module is None else "no operation has one here"
+        raise RuntimeError(f"force: backend {backend!r}: {problem}")
+    devices = _devices(backend)
+    library = torch.library.Library(_library.NAMESPACE, "IMPL")
+    before = dict(_forced)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that a kernel is overridden: that is what was asked for
+            for name, kernel in kernels.items():
+                for device in devices:
+                    library.impl(name, kernel, device.upper())
+        _forced.update({name: (backend, devices) for name in chosen})
+        yield
+    finally:
+        library._destroy()
+        _forced.clear()
+        _forced.update(before)
+
+
+def _kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | None:
+    if backend == "native":
+        return {} if _has_cpu_kernel(name) else None
+    if backend == "reference":
+        names = [n for n in (name, f"{name}_backward") if n in _library.ORACLES]
+        return {n: _library.as_kernel(_library.ORACLES[n]) for n in names}
+    return _gpu_kernels(backend, name)
+
+
+def _devices(backend: str) -> tuple[str, ...]:
+    if backend == "reference":
+        return ("cpu", "cuda")
+    if backend == "native":
+        return ("cpu",)
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    return ("cpu", "cuda") if interpreted else ("cuda",)

@@ -1,0 +1,93 @@
+"""Argument checks that name the operation, the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def fail(op: str, argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` in the one form all operations share."""
+    raise error(f"{op}: {argument}: expected {expected}, got {got}")
+
+
+def tensor(
+    op: str,
+    argument: str,
+    value: Tensor,
+    *,
+    shape: Sequence[int | str] | None = None,
+    dtype: torch.dtype | Sequence[torch.dtype] | None = FLOATING,
+    device: torch.device | None = None,
+) -> None:
+    """Check that ``value`` is a strided tensor of the given shape, dtype and device.
+
+    In ``shape`` an integer must match, a string stands for any size and names it in the message.
+    """
+    if not isinstance(value, Tensor):
+        fail(op, argument, "a tensor", type(value).__name__, TypeError)
+    if value.layout != torch.strided:
+        fail(op, argument, "a strided (dense) tensor", value.layout, TypeError)
+    if dtype is not None:
+        allowed = (dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype)
+        if value.dtype not in allowed:
+            fail(op, argument, " or ".join(str(d) for d in allowed), value.dtype, TypeError)
+    if shape is not None:
+        wrong = value.dim() != len(shape) or any(
+            isinstance(expected, int | torch.SymInt) and expected != size
+            for expected, size in zip(shape, value.shape, strict=True)
+        )
+        if wrong:
+            fail(op, argument, f"shape ({', '.join(str(s) for s in shape)})", f"shape {tuple(value.shape)}")
+    if device is not None and value.device != device:
+        fail(op, argument, f"device {device}", value.device)
+
+
+def number(op: str, argument: str, value: float, *, positive: bool = False, minimum: float | None = None) -> float:
+    """Check a finite real number, optionally > 0 or >= ``minimum``, and return it as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        fail(op, argument, "a number", type(value).__name__, TypeError)
+    if not math.isfinite(value) or (positive and value <= 0) or (minimum is not None and value < minimum):
+        bound = " > 0" if positive else f" >= {minimum:g}" if minimum is not None else ""
+        fail(op, argument, f"a finite number{bound}", value)
+    return float(value)
+
+
+def integer(op: str, argument: str, value: int, *, minimum: int | None = None) -> int:
+    """Check an integer, optionally >= ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        fail(op, argument, "an integer", type(value).__name__, TypeError)
+    if minimum is not None and value < minimum:
+        fail(op, argument, f"an integer >= {minimum}", value)
+    return value
+
+
+def choice(op: str, argument: str, value: str | None, choices: Sequence[str | None]) -> None:
+    """Check that ``value`` is one of ``choices``."""
+    if value not in choices:
+        fail(op, argument, "one of " + ", ".join(repr(c) for c in choices), repr(value))
+
+
+def readable(value: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at without a device synchronisation or a graph break."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(value) in (Tensor, torch.nn.Parameter)
+        and value.device.type == "cpu"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+    )
+
+
+def no_forward_mode(op: str, *values: Tensor | None) -> None:
+    """Refuse dual tensors: the operations have no forward-mode rule, and torch would return zero tangents."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    for value in values:
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise NotImplementedError(f"{op}: forward-mode differentiation is not supported; use reverse mode")

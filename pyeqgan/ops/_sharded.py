@@ -1,0 +1,112 @@
+"""Contrasting local queries with the keys of every rank of a process group.
+
+Keys are gathered forward and their gradients reduced and scattered backward; the gather and the reduction are each
+other's derivative, so gradients of any order cross the ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_keys(
+    queries: Tensor,
+    query_labels: Tensor,
+    keys: Tensor | None,
+    key_labels: Tensor | None,
+    query_ids: Tensor | None,
+    key_ids: Tensor | None,
+    group: dist.ProcessGroup,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """All ranks' keys and their labels, and the ids that exclude a query's own row (or None for no exclusion).
+
+    Ranks may hold different numbers of rows. Every rank of the group must call this.
+    """
+    local = queries if keys is None else keys
+    labels = query_labels if key_labels is None else key_labels
+    sizes = _sizes(len(local), local.device, group)
+    if keys is None:
+        if query_ids is None:
+            start = sum(sizes[: dist.get_rank(group)])
+            query_ids = torch.arange(start, start + len(local), device=local.device)
+        key_ids = query_ids
+    gathered_ids = None if key_ids is None else _gather(key_ids, sizes, group)
+    gathered: Tensor = _Gather.apply(local, sizes, group)
+    return gathered, _gather(labels, sizes, group), query_ids, gathered_ids
+
+
+def sum_over_ranks(total: Tensor, active: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """The sums over all ranks; backward gives each rank the gradient of its own share."""
+    active = active.clone()
+    dist.all_reduce(active, group=group)
+    return _Sum.apply(total, group), active
+
+
+def _sizes(size: int, device: torch.device, group: dist.ProcessGroup) -> list[int]:
+    sizes = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([size], device=device), group=group)
+    return [int(s) for s in sizes]
+
+
+def _gather(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+    """Concatenate the ranks' rows; blocks travel padded to the largest."""
+    block = x.new_zeros((max(sizes), *x.shape[1:]))
+    block[: len(x)] = x
+    blocks = [torch.empty_like(block) for _ in sizes]
+    dist.all_gather(blocks, block, group=group)
+    return torch.cat([b[:size] for b, size in zip(blocks, sizes, strict=True)])
+
+
+def _reduce_scatter(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+    """Sum the ranks' copies of all rows and return this rank's rows of the sum."""
+    rank = dist.get_rank(group)
+    if dist.get_backend(group) == "gloo":  # which has no reduce-scatter
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total.split(sizes)[rank].clone()
+    blocks = []
+    for part in x.split(sizes):
+        block = x.new_zeros((max(sizes), *x.shape[1:]))
+        block[: len(part)] = part
+        blocks.append(block)
+    mine = torch.empty_like(blocks[0])
+    dist.reduce_scatter(mine, blocks, group=group)
+    return mine[: sizes[rank]].clone()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.sizes, ctx.group = sizes, group
+        return _gather(x, sizes, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _ReduceScatter.apply(grads[0], ctx.sizes, ctx.group), None, None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.sizes, ctx.group = sizes, group
+        return _reduce_scatter(x, sizes, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Gather.apply(grads[0], ctx.sizes, ctx.group), None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

@@ -1,0 +1,127 @@
+"""``multiscale_contrastive_loss``: the contrastive loss within and across the scales of a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyeqgan.ops import _checks as check
+from pyeqgan.ops.contrastive_loss import contrastive_loss
+
+NAME = "multiscale_contrastive_loss"
+
+
+def multiscale_contrastive_loss(
+    features: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    mode: str = "per_positive",
+    scale_weights: Sequence[float] | None = None,
+    cross_scale: Sequence[tuple[int, int]] = (),
+    cross_weight: float = 1.0,
+    ignore_index: int = -1,
+    max_pixels: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """L = Σ_s w_s·L(F_s, F_s) + cross_weight·Σ_(s,t) L(F_s → F_t), L the :func:`contrastive_loss` over pixels.
+
+    The pixels of all images of the batch contrast with each other.
+
+    Args:
+        features: one (B,D,h_s,w_s) per scale, all of one dtype; D must agree between the scales of a cross pair.
+        labels: (B,H,W) int64, resized to each scale by nearest neighbour (row i·H//h_s).
+        temperature, mode, ignore_index: as in ``contrastive_loss``.
+        scale_weights: w_s, finite and ≥ 0; None takes 1 for every scale.
+        cross_scale: pairs (s,t) of scale indices: pixels of scale s are queries, those of t keys.
+        cross_weight: weight of the sum over the pairs; ≥ 0.
+        max_pixels: at most so many pixels per image and class, drawn uniformly; None takes all. The number drawn
+            depends on the labels, so ``torch.compile`` breaks the graph here.
+        generator: of the draw, on the labels' device, for reproducible sampling.
+
+    Returns:
+        A 0-d tensor, float32 (float64 for float64 features). Differentiable twice in the features and temperature.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as ``contrastive_loss``.
+
+    Source: ECGAN (ICLR 2023) names the loss and leaves scales, pairs and weights open; its form here follows
+    Pissas et al., "Multi-scale and Cross-scale Contrastive Learning for Semantic Segmentation", ECCV 2022. Sampling
+    per image and class is (ours).
+    """
+    weights = _check(features, labels, scale_weights, cross_scale, cross_weight, max_pixels)
+    scales = [_pixels(f, labels, ignore_index, max_pixels, generator) for f in features]
+
+    def loss(queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor] | tuple[None, None]) -> Tensor:
+        return contrastive_loss(*queries, *keys, temperature=temperature, mode=mode, ignore_index=ignore_index)
+
+    total = sum(w * loss(scale, (None, None)) for w, scale in zip(weights, scales, strict=True))
+    cross = [loss(scales[s], scales[t]) for s, t in cross_scale]
+    return total + cross_weight * sum(cross) if cross else total  # type: ignore[return-value]
+
+
+def _check(
+    features: Sequence[Tensor],
+    labels: Tensor,
+    scale_weights: Sequence[float] | None,
+    cross_scale: Sequence[tuple[int, int]],
+    cross_weight: float,
+    max_pixels: int | None,
+) -> list[float]:
+    if isinstance(features, Tensor) or not len(features):
+        check.fail(NAME, "features", "a non-empty list of (B,D,h,w) tensors", type(features).__name__, TypeError)
+    check.tensor(NAME, "labels", labels, shape=("B", "H", "W"), dtype=torch.int64)
+    for i, f in enumerate(features):
+        shape = (labels.shape[0], "D", "h", "w")
+        check.tensor(NAME, f"features[{i}]", f, shape=shape, device=labels.device)
+        check.tensor(NAME, f"features[{i}]", f, dtype=features[0].dtype)
+        if f[0:1, 0:1].numel() and not labels[0:1].numel():
+            check.fail(NAME, "labels", "H and W >= 1", f"shape {tuple(labels.shape)}")
+    weights = [1.0] * len(features) if scale_weights is None else list(scale_weights)
+    if len(weights) != len(features):
+        check.fail(NAME, "scale_weights", f"{len(features)} numbers, one a scale", len(weights))
+    weights = [check.number(NAME, "scale_weights", w, minimum=0) for w in weights]
+    for pair in cross_scale:
+        if len(pair) != 2 or not all(isinstance(i, int) and 0 <= i < len(features) for i in pair):
+            check.fail(NAME, "cross_scale", f"pairs of scale indices in [0, {len(features)})", pair)
+    check.number(NAME, "cross_weight", cross_weight, minimum=0)
+    if max_pixels is not None:
+        check.integer(NAME, "max_pixels", max_pixels, minimum=1)
+    return weights
+
+
+def _pixels(
+    features: Tensor,
+    labels: Tensor,
+    ignore_index: int,
+    max_pixels: int | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
+    height, width = features.shape[2:]
+    rows = torch.arange(height, device=labels.device) * labels.shape[1] // max(height, 1)
+    columns = torch.arange(width, device=labels.device) * labels.shape[2] // max(width, 1)
+    resized = labels[:, rows][:, :, columns]
+    pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
+    if max_pixels is None:
+        return pixels, flat
+    chosen = _sample(resized.flatten(1), ignore_index, max_pixels, generator)
+    return pixels[chosen], flat[chosen]
+
+
+def _sample(labels: Tensor, ignore_index: int, max_pixels: int, generator: torch.Generator | None) -> Tensor:
+    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending."""
+    batch, size = labels.shape
+    order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
+    shuffled = labels.gather(1, order)
+    grouped = shuffled.argsort(1, stable=True)
+    classes = shuffled.gather(1, grouped)
+    place = torch.arange(size, device=labels.device).expand(batch, size)
+    first = torch.ones_like(classes, dtype=torch.bool)
+    first[:, 1:] = classes[:, 1:] != classes[:, :-1]
+    start = torch.where(first, place, 0).cummax(1).values if size else place
+    keep = (place - start < max_pixels) & (classes != ignore_index)
+    pixel = order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size
+    return pixel[keep].sort().values
