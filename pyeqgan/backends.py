@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -42,6 +42,7 @@ class _Native:
     """The compiled module, or why there is none."""
 
     module: Any = None
+    kernels: ClassVar[dict[str, Any]] = {}
     problem: str = "pyeqgan.functional has not been imported"
 
 
@@ -61,6 +62,11 @@ def load_native() -> None:
         if os.environ.get("PYEQGAN_REQUIRE_NATIVE") == "1":
             raise ImportError(f"{message}, which PYEQGAN_REQUIRE_NATIVE=1 forbids") from error
         warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return
+    for name in _library.ORACLES:
+        qualified = f"{_library.NAMESPACE}::{name}"
+        if torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CPU"):
+            _Native.kernels[name] = torch.library.get_kernel(qualified, "CPU")
 
 
 def native_module() -> Any:
@@ -89,15 +95,14 @@ def _explain(name: str, device: str) -> Choice:
         if not have:
             return Choice("reference", "no GPU kernel yet")
         return Choice("reference", f"no recorded passing run on this GPU; backends.force offers {' and '.join(have)}")
-    if _has_cpu_kernel(name):
+    if name in _Native.kernels:
         return Choice("native", f"compiled kernel, {_Native.module.cpu_capability()}")
     return Choice("reference", "no native kernel yet" if _Native.module is not None else _Native.problem)
 
 
-def _has_cpu_kernel(name: str) -> bool:
-    return _Native.module is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"{_library.NAMESPACE}::{name}", "CPU"
-    )
+def _boxed(kernel: Any) -> Callable[..., Any]:
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    return lambda *arguments: kernel.call_boxed(keys, *arguments)
 
 
 def _gpu_kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | None:
@@ -113,6 +118,11 @@ def _gpu_kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | Non
     except ImportError:
         return None
     return dict(zip(names, (module.forward, module.backward), strict=False))
+
+
+def available(backend: str, name: str) -> bool:
+    """Whether an operation has a kernel of this backend here."""
+    return _kernels(backend, name) is not None
 
 
 _forced: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -159,7 +169,7 @@ def force(backend: str, *names: str) -> Iterator[None]:
             for name, kernel in kernels.items():
                 for device in devices:
                     library.impl(name, kernel, device.upper())
-        _forced.update({name: (backend, devices) for name in chosen})
+        _forced.update(dict.fromkeys(chosen, (backend, devices)))
         yield
     finally:
         library._destroy()
@@ -168,10 +178,13 @@ def force(backend: str, *names: str) -> Iterator[None]:
 
 
 def _kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | None:
+    names = [n for n in (name, f"{name}_backward") if n in _library.ORACLES]
     if backend == "native":
-        return {} if _has_cpu_kernel(name) else None
+        if not all(n in _Native.kernels for n in names):
+            return None
+        # Already in its slot, unless another backend is forced there just now.
+        return {n: _boxed(_Native.kernels[n]) for n in names} if name in _forced else {}
     if backend == "reference":
-        names = [n for n in (name, f"{name}_backward") if n in _library.ORACLES]
         return {n: _library.as_kernel(_library.ORACLES[n]) for n in names}
     return _gpu_kernels(backend, name)
 

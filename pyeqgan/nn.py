@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,17 @@ def _make_norm(norm: str | None, channels: int) -> nn.Module:
     return nn.Identity() if norm is None else _NORMS[norm](channels)
 
 
-def _norm_arguments(norm: nn.Module) -> dict[str, Tensor | None]:
+def _norm_arguments(norm: nn.Module, prefix: str = "") -> dict[str, Any]:
+    """The arguments a functional call takes from a norm module, which counts the batch as torch's own does."""
     if not isinstance(norm, nn.BatchNorm2d):
         return {}
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return {
-        "norm_weight": norm.weight,
-        "norm_bias": norm.bias,
-        "running_mean": norm.running_mean,
-        "running_var": norm.running_var,
+        f"{prefix}norm_weight": norm.weight,
+        f"{prefix}norm_bias": norm.bias,
+        f"{prefix}running_mean": norm.running_mean,
+        f"{prefix}running_var": norm.running_var,
     }
 
 
@@ -86,8 +88,6 @@ class EqualizationFusion(nn.Module):
             expected = "None" if self.detail_channels == 0 else f"{self.detail_channels} channels"
             got = "None" if detail is None else f"shape {tuple(detail.shape)}"
             raise ValueError(f"EqualizationFusion: detail: expected {expected}, got {got}")
-        fuse_norm = {_prefixed("fuse", k): v for k, v in _norm_arguments(self.fuse_norm).items()}
-        out_norm = {_prefixed("out", k): v for k, v in _norm_arguments(self.out_norm).items()}
         return functional.equalization_fusion(
             structure,
             texture,
@@ -102,16 +102,13 @@ class EqualizationFusion(nn.Module):
             norm=self.norm,
             training=self.training,
             sigma=self.sigma,
-            **fuse_norm,
-            **out_norm,
+            **_norm_arguments(self.fuse_norm, "fuse_"),
+            **_norm_arguments(self.out_norm, "out_"),
         )
 
     def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
         return f"norm={self.norm!r}, sigma={self.sigma}"
-
-
-def _prefixed(prefix: str, name: str) -> str:
-    return f"{prefix}_{name}"
 
 
 class SkipDecoderBlock(nn.Module):
@@ -168,6 +165,7 @@ class SkipDecoderBlock(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
         return f"norm={self.norm_type!r}, activation={self.activation!r}"
 
 
@@ -190,13 +188,13 @@ class ActivatedConv2d(nn.Conv2d):
         activation: str | None = "leaky_relu",
         negative_slope: float = 0.2,
         padding: int = 1,
-        padding_mode: str = "reflect",
+        padding_mode: Literal["reflect", "zeros", "replicate"] = "reflect",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=bias, padding=padding, padding_mode=padding_mode)
         self.activation = activation
         self.negative_slope = negative_slope
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, x: Tensor) -> Tensor:
         """Return conv(pad(act(x)))."""
         return functional.activated_conv2d(
             x,
@@ -209,6 +207,7 @@ class ActivatedConv2d(nn.Conv2d):
         )
 
     def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
         return f"{super().extra_repr()}, activation={self.activation!r}"
 
 
@@ -269,4 +268,5 @@ class MultiScaleContrastiveLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
         return f"mode={self.mode!r}, temperature={self.temperature}, cross_scale={self.cross_scale}"

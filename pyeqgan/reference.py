@@ -433,6 +433,67 @@ def contrastive_loss(
     return rows.sum() / (count > 0).sum().clamp_min(1) if reduction == "mean" else rows.sum()
 
 
+def multiscale_contrastive_loss(
+    features: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    mode: str = "per_positive",
+    scale_weights: Sequence[float] | None = None,
+    cross_scale: Sequence[tuple[int, int]] = (),
+    cross_weight: float = 1.0,
+    ignore_index: int = -1,
+    max_pixels: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The loss of a pyramid. See :func:`pyeqgan.functional.multiscale_contrastive_loss`."""
+    weights = [1.0] * len(features) if scale_weights is None else list(scale_weights)
+    scales = [pixels_of_scale(f, labels, ignore_index, max_pixels, generator) for f in features]
+
+    def loss(queries: tuple[Tensor, Tensor], *keys: Tensor) -> Tensor:
+        return contrastive_loss(*queries, *keys, temperature=temperature, mode=mode, ignore_index=ignore_index)
+
+    total = torch.stack([w * loss(scale) for w, scale in zip(weights, scales, strict=True)]).sum()
+    for s, t in cross_scale:
+        total = total + cross_weight * loss(scales[s], *scales[t])
+    return total
+
+
+def pixels_of_scale(
+    features: Tensor,
+    labels: Tensor,
+    ignore_index: int,
+    max_pixels: int | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
+    height, width = features.shape[2:]
+    rows = torch.arange(height, device=labels.device) * labels.shape[1] // max(height, 1)
+    columns = torch.arange(width, device=labels.device) * labels.shape[2] // max(width, 1)
+    resized = labels[:, rows][:, :, columns]
+    pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
+    if max_pixels is None:
+        return pixels, flat
+    chosen = _sample_pixels(resized.flatten(1), ignore_index, max_pixels, generator)
+    return pixels[chosen], flat[chosen]
+
+
+def _sample_pixels(labels: Tensor, ignore_index: int, max_pixels: int, generator: torch.Generator | None) -> Tensor:
+    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending."""
+    batch, size = labels.shape
+    order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
+    shuffled = labels.gather(1, order)
+    grouped = shuffled.argsort(dim=1, stable=True)
+    classes = shuffled.gather(1, grouped)
+    place = torch.arange(size, device=labels.device).expand(batch, size)
+    first = torch.ones_like(classes, dtype=torch.bool)
+    first[:, 1:] = classes[:, 1:] != classes[:, :-1]
+    start = torch.where(first, place, 0).cummax(1).values if size else place
+    keep = (place - start < max_pixels) & (classes != ignore_index)
+    pixel = order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size
+    return pixel[keep].sort().values
+
+
 def equalization_consistency_loss(
     equalized: Sequence[Tensor],
     decoded: Sequence[Tensor],

@@ -44,9 +44,13 @@ def tensor(
             for expected, size in zip(shape, value.shape, strict=True)
         )
         if wrong:
-            fail(op, argument, f"shape ({', '.join(str(s) for s in shape)})", f"shape {tuple(value.shape)}")
+            fail(op, argument, f"shape {_shape(shape)}", f"shape {tuple(value.shape)}")
     if device is not None and value.device != device:
         fail(op, argument, f"device {device}", value.device)
+
+
+def _shape(sizes: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
 
 
 def number(op: str, argument: str, value: float, *, positive: bool = False, minimum: float | None = None) -> float:

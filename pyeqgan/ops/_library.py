@@ -181,7 +181,7 @@ def empty_image(x: Tensor, channels: int, height: int | None = None, width: int 
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
-def autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Under autocast, the image operations' policy: these tensors (float64 excepted) in the autocast dtype."""
     values = (x, *others)
     if not torch.is_autocast_enabled(x.device.type):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyeqgan import reference
 from pyeqgan.ops import _checks as check
 from pyeqgan.ops import _library as library
+from pyeqgan.ops._graph import asked_for
 
 NAME = "activated_conv2d"
 
@@ -58,8 +61,8 @@ def activated_conv2d(
     check.integer(NAME, "padding", padding, minimum=0)
     check.choice(NAME, "padding_mode", padding_mode, tuple(reference.PADDING_MODES))
     height, width = x.shape[2:]
-    smallest = padding + 1 if padding_mode == "reflect" else 1
-    smallest = max(smallest, weight.shape[2] - 2 * padding), max(smallest, weight.shape[3] - 2 * padding)
+    least = padding + 1 if padding_mode == "reflect" else 1
+    smallest = [max(least, kernel - 2 * padding) for kernel in weight.shape[2:]]
     if height < smallest[0] or width < smallest[1]:
         check.fail(
             NAME,
@@ -121,16 +124,32 @@ def _backward_oracle(
     need_weight: bool,
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    bias = weight.new_zeros(weight.shape[0])
-    grad_x, grad_weight, grad_bias = library.composed_backward(
-        lambda *inputs: _oracle(*inputs, activation, negative_slope, padding, padding_mode),
-        (x, weight, bias),
-        (grad_y,),
-        (need_x, need_weight, need_bias),
+    dtype = reference.accumulation_dtype(x.dtype)
+
+    def padded(x: Tensor) -> Tensor:
+        h = reference.activate(x.to(dtype), activation, negative_slope)
+        mode = reference.PADDING_MODES[padding_mode] if h.numel() else "constant"
+        return F.pad(h, (padding,) * 4, mode=mode)
+
+    grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
+        grad_y.to(dtype),
+        padded(x.detach()),
+        weight.to(dtype),
+        [weight.shape[0]],
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [need_x, need_weight, need_bias],
     )
-    if need_x:
-        grad_x = grad_x.contiguous(memory_format=library.memory_format_of(x))
-    return grad_x, grad_weight.contiguous(), grad_bias.contiguous()
+    grad_x = library.vjp(padded, [x], [grad_padded], [True])[0] if need_x else None
+    return (
+        x.new_empty(0) if grad_x is None else grad_x.contiguous(memory_format=library.memory_format_of(x)),
+        grad_weight.to(x.dtype).contiguous() if need_weight else x.new_empty(0),
+        grad_bias.to(x.dtype) if need_bias else x.new_empty(0),
+    )
 
 
 def _backward_fake(
@@ -173,10 +192,64 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad[:3]
+    needs = asked_for(ctx)[:3]
     grads = torch.ops.pyeqgan.activated_conv2d_backward.default(grad_y, *ctx.saved_tensors, *ctx.options, *needs)
     return *map(library.optional, grads, needs), None, None, None, None
 
 
+def _setup_second_order(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad_y, x, weight, ctx.activation, ctx.negative_slope, *ctx.padding, _, _, _ = inputs
+    ctx.save_for_backward(grad_y, x, weight)
+    ctx.set_materialize_grads(False)
+
+
+def _second_order(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The derivative of the backward, in the direction (d_x, d_weight, d_bias) its results are weighted by.
+
+    With a = act(x) and u = act'(x)·d_x, that weighted sum ⟨d_x, grad_x⟩ + ⟨d_weight, grad_weight⟩ + ⟨d_bias, grad_bias⟩
+    is ⟨grad_y, conv(u, weight) + conv(a, d_weight) + d_bias⟩, linear in grad_y, weight and d_weight: each derivative
+    is again this operation or its backward. The second derivative of the piecewise linear activations is zero and no
+    pass is spent on it.
+    """
+    grad_y, x, weight = ctx.saved_tensors
+    direction_x, direction_weight, direction_bias = directions
+    need_y, need_x, need_weight = asked_for(ctx)[:3]
+    convolve = torch.ops.pyeqgan.activated_conv2d.default
+    backward = torch.ops.pyeqgan.activated_conv2d_backward.default
+    linear, activated = (None, 0.0, *ctx.padding), (ctx.activation, ctx.negative_slope, *ctx.padding)
+    of_y: list[Tensor] = []
+    of_x: list[Tensor] = []
+    of_weight: list[Tensor] = []
+    if direction_x is not None:
+        u = _times_slope(direction_x, x, ctx.activation, ctx.negative_slope)
+        if need_y:
+            of_y.append(convolve(u, weight, None, *linear))
+        if need_weight:
+            of_weight.append(backward(grad_y, u, weight, *linear, False, True, False)[1])
+        if need_x and ctx.activation == "tanh":
+            pulled = backward(grad_y, x, weight, *linear, True, False, False)[0]
+            of_x += library.vjp(  # type: ignore[arg-type]
+                lambda x: _times_slope(direction_x, x, "tanh", 0.0), [x], [pulled], [True]
+            )
+    if direction_weight is not None:
+        if need_y:
+            of_y.append(convolve(x, direction_weight, None, *activated))
+        if need_x:
+            of_x.append(backward(grad_y, x, direction_weight, *activated, True, False, False)[0])
+    if direction_bias is not None and need_y:
+        of_y.append(direction_bias[:, None, None].expand(grad_y.shape))
+    return *(functools.reduce(torch.add, terms) if terms else None for terms in (of_y, of_x, of_weight)), *(None,) * 7
+
+
+def _times_slope(v: Tensor, x: Tensor, activation: str | None, negative_slope: float) -> Tensor:
+    """act'(x)·v."""
+    if activation is None:
+        return v
+    if activation == "tanh":
+        return v * (1 - torch.tanh(x).square())
+    slope = 0.0 if activation == "relu" else negative_slope
+    return torch.ops.aten.leaky_relu_backward.default(v, x, slope, False)  # type: ignore[no-any-return]
+
+
 library.differentiate(NAME, _backward, _setup_context)
-library.differentiate_composed(f"{NAME}_backward")
+library.differentiate(f"{NAME}_backward", _second_order, _setup_second_order)

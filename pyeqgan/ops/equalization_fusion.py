@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyeqgan import reference
 from pyeqgan.ops import _checks as check
 from pyeqgan.ops import _library as library
 from pyeqgan.ops._norm import check_norm
@@ -86,7 +85,7 @@ def equalization_fusion(
         gate_expand_bias,
         out_weight,
     )
-    structure, texture, detail, *parameters = library.autocast(structure, texture, detail, *parameters)
+    structure, texture, detail, *cast = library.autocast(structure, texture, detail, *parameters)
     batch, _, height, width = structure.shape
     dtype, device = structure.dtype, structure.device
     inputs = {"structure": structure, "texture": texture, "detail": detail}
@@ -95,23 +94,23 @@ def equalization_fusion(
             shape = (batch, f"C{name[0]}", height, width)
             check.tensor(NAME, name, value, shape=shape, dtype=dtype, device=device)
     maps = [value for value in inputs.values() if value is not None]
-    channels = _check_parameters(parameters, sum(m.shape[1] for m in maps), structure)
+    channels = _check_parameters(cast, sum(m.shape[1] for m in maps), structure)
     negative_slope = check.number(NAME, "negative_slope", negative_slope, minimum=0)
     check.number(NAME, "sigma", sigma, positive=True)
     fuse_norm = (fuse_norm_weight, fuse_norm_bias, fuse_running_mean, fuse_running_var)
     out_norm = (out_norm_weight, out_norm_bias, out_running_mean, out_running_var)
     for prefix, features, norm_arguments in (
         ("fuse_", channels, fuse_norm),
-        ("out_", parameters[6].shape[0], out_norm),
+        ("out_", cast[6].shape[0], out_norm),
     ):
         momentum, eps = check_norm(
             NAME, norm, features, structure, *norm_arguments, training, momentum, eps, prefix=prefix
         )
     if norm == "batch" and training and batch * height * width == 1:
         check.fail(NAME, "structure", "more than one value per channel to train a batch norm", "(1, C, 1, 1)")
-    check.no_forward_mode(NAME, *maps, *parameters, *fuse_norm, *out_norm)
+    check.no_forward_mode(NAME, *maps, *cast, *fuse_norm, *out_norm)
 
-    fuse_weight, fuse_bias, *gate_parameters, out_weight = parameters
+    fuse_weight, fuse_bias, *gate_parameters, out_weight = cast
     x = _split_product(maps, fuse_weight, fuse_bias)
     x = _normalize(x, norm, fuse_norm, training, momentum, eps)
     x = F.leaky_relu(x, negative_slope)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyeqgan import reference
 from pyeqgan.ops import _checks as check
 from pyeqgan.ops.contrastive_loss import contrastive_loss
 
@@ -52,7 +53,7 @@ def multiscale_contrastive_loss(
     per image and class is (ours).
     """
     weights = _check(features, labels, scale_weights, cross_scale, cross_weight, max_pixels)
-    scales = [_pixels(f, labels, ignore_index, max_pixels, generator) for f in features]
+    scales = [reference.pixels_of_scale(f, labels, ignore_index, max_pixels, generator) for f in features]
 
     def loss(queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor] | tuple[None, None]) -> Tensor:
         return contrastive_loss(*queries, *keys, temperature=temperature, mode=mode, ignore_index=ignore_index)
@@ -90,38 +91,3 @@ def _check(
     if max_pixels is not None:
         check.integer(NAME, "max_pixels", max_pixels, minimum=1)
     return weights
-
-
-def _pixels(
-    features: Tensor,
-    labels: Tensor,
-    ignore_index: int,
-    max_pixels: int | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
-    height, width = features.shape[2:]
-    rows = torch.arange(height, device=labels.device) * labels.shape[1] // max(height, 1)
-    columns = torch.arange(width, device=labels.device) * labels.shape[2] // max(width, 1)
-    resized = labels[:, rows][:, :, columns]
-    pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
-    if max_pixels is None:
-        return pixels, flat
-    chosen = _sample(resized.flatten(1), ignore_index, max_pixels, generator)
-    return pixels[chosen], flat[chosen]
-
-
-def _sample(labels: Tensor, ignore_index: int, max_pixels: int, generator: torch.Generator | None) -> Tensor:
-    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending."""
-    batch, size = labels.shape
-    order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
-    shuffled = labels.gather(1, order)
-    grouped = shuffled.argsort(1, stable=True)
-    classes = shuffled.gather(1, grouped)
-    place = torch.arange(size, device=labels.device).expand(batch, size)
-    first = torch.ones_like(classes, dtype=torch.bool)
-    first[:, 1:] = classes[:, 1:] != classes[:, :-1]
-    start = torch.where(first, place, 0).cummax(1).values if size else place
-    keep = (place - start < max_pixels) & (classes != ignore_index)
-    pixel = order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size
-    return pixel[keep].sort().values

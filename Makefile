@@ -1,0 +1,52 @@
+# Every target does all of its own set-up on a fresh machine: Python >= 3.10, a C++20 compiler and make are enough.
+# nvcc, where there is one, also compiles the CUDA kernels; no GPU is needed for that.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find csrc -type f) setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# torch comes first and from the constraints file: an unpinned torch would bring gigabytes of CUDA packages.
+$(STAMP): $(BIN)/python constraints.txt pyproject.toml $(SOURCES)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pybind11
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,triton,plots]'
+	touch $@
+
+install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the development tools
+
+demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave demo/index.html (a few minutes)
+	$(BIN)/python -m pyeqgan demo --output demo
+
+test: $(STAMP) ## run the test suite
+	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+test-all: $(STAMP) ## run the test suite with the slow tests
+	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto -m "slow or not slow" $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(STAMP) ## format all sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+bench: $(STAMP) ## measure the operations against eager PyTorch and torch.compile
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -n 0 $(ARGS)
+
+clean: ## remove everything make has made
+	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,214 @@
+"""What each command can be told: one dataclass per command, whose field docstrings are the command line's help.
+
+Nothing here imports torch, so that `pyeqgan --help` answers at once. A run keeps its `TrainOptions` as `config.yaml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from tyro.conf import FlagCreatePairsOff
+
+from pyeqgan.errors import UserError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["32", "bf16-mixed"]
+Fusion = Literal["local", "mean"]
+Equalization = Literal["scales", "shared"]
+Detail = Literal["fused", "base", "none"]
+Penalty = Literal["class", "adversarial", "none"]
+
+# What may change when a run is resumed; with any other option changed it would no longer be the same run.
+CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "log_every", "prefetch", "device")
+# How the command was called: no part of a run's configuration.
+CALL = ("output", "resume", "force")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train an EqGAN on the seen classes of a data set.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    output: Path
+    """Folder of the run. An existing one needs --resume or --force."""
+    data: str = "embedded"
+    """Folder of class folders, a .npy archive (classes, images, H, W, 3), or "embedded" for procedural flowers."""
+    steps: int = 100_000
+    """Training steps in all, those before a resume included."""
+    image_size: int = 128
+    """Height and width of the images, a multiple of 16 from 32 to 256."""
+    batch_size: int = 8
+    """Episodes per step; each gives one generated image."""
+    shots: int = 3
+    """K, images of one class per episode, fused into one."""
+    width: float = 1.0
+    """Factor on the number of channels of both networks."""
+    seed: int = 0
+    """Seed of everything random: initial weights, episodes, fusion. The embedded flowers are always the same."""
+    seen_classes: int | None = None
+    """Train on the first so many classes by name; the rest stay unseen. Default: three quarters of them."""
+    flip: bool = True
+    """Mirror each image with probability 1/2."""
+
+    fusion: Fusion = "local"
+    """How features of the K images are fused: by their best local matches, or by the mean (an ablation)."""
+    fusion_rate: float = 0.5
+    """Share of the positions that local fusion replaces."""
+    equalization: Equalization = "scales"
+    """One equalization at each scale, or one projected to all."""
+    detail: Detail = "fused"
+    """Fine detail given to the two finest scales: of all images along their matches, of the base image, or none."""
+
+    learning_rate: float = 1e-4
+    """Adam's learning rate, of both networks."""
+    weight_decay: float = 1e-4
+    """Adam's weight decay (L2), of both networks."""
+    ema_decay: float = 0.999
+    """How much of the generator's running average a step keeps; samples and checkpoints use that average."""
+    penalty: Penalty = "class"
+    """Gradient penalty: on the true class logit (LoFGAN), on the adversarial logit (R1), or none."""
+    penalty_weight: float = 10.0
+    """Weight of the gradient penalty."""
+    penalty_every: int = 1
+    """Compute the penalty every so many steps, with its weight times as much."""
+    classification_weight: float = 1.0
+    """Weight of both networks' cross entropy."""
+    reconstruction_weight: float = 0.5
+    """Weight of the local reconstruction."""
+    consistency_weight: float = 1.0
+    """Weight of the consistent equalization loss."""
+    mode_seeking_weight: float = 0.0
+    """Weight of the mode seeking loss; above 0 it costs a second pass of the generator."""
+
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, which is what a killed run loses at most. The last two are kept."""
+    sample_every: int = 1000
+    """Steps between pictures: a grid of samples and the loss curves."""
+    log_every: int = 50
+    """Steps between lines of progress and of metrics.jsonl."""
+    prefetch: int = 3
+    """Episodes prepared ahead by a background thread."""
+    device: Device = "auto"
+    """Where to compute; auto is cuda if there is one."""
+    precision: Precision = "32"
+    """Arithmetic of the networks."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Continue the run in --output from its last good checkpoint; options not given are the run's."""
+    force: FlagCreatePairsOff[bool] = False
+    """Start anew where a run exists: removes the files that run made, and no others."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "shots", "penalty_every", "checkpoint_every", "sample_every", "log_every"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("prefetch", self.prefetch, 1)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}, expected 0 to {2**32 - 1}")
+        if self.image_size % 16 or not 32 <= self.image_size <= 256:
+            raise UserError(f"--image-size {self.image_size}, expected a multiple of 16 from 32 to 256")
+        for name in ("width", "learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"{flag(name)} {value}, expected a finite number above 0")
+        weights = ("penalty", "classification", "reconstruction", "consistency", "mode_seeking")
+        for name in ("weight_decay", *(f"{weight}_weight" for weight in weights)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{flag(name)} {value}, expected a finite number of at least 0")
+        if not 0 < self.fusion_rate <= 1:
+            raise UserError(f"--fusion-rate {self.fusion_rate}, expected a number in (0, 1]")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema-decay {self.ema_decay}, expected a number in [0, 1)")
+        if self.resume and self.force:
+            raise UserError("--resume continues a run and --force replaces it: expected one of them, got both")
+
+    def to_dict(self) -> dict[str, str | int | float | bool | None]:
+        """The configuration of the run: every field but `output`, `resume` and `force`."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in CALL}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], output: Path) -> TrainOptions:
+        """The inverse of `to_dict`, for a run in `output`; UserError if a value is unknown or has a wrong type."""
+        hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in CALL}
+        unknown = sorted(map(str, values.keys() - hints.keys()))
+        if unknown:
+            raise UserError(f"unknown options: {', '.join(unknown)}")
+        return cls(output, **{name: _typed(name, value, hints[name]) for name, value in values.items()})
+
+    def changes(self, saved: TrainOptions) -> list[str]:
+        """What keeps this from continuing the run of `saved`, in words; empty if nothing does."""
+        now, then = self.to_dict(), saved.to_dict()
+        names = [name for name in then if name not in CHANGEABLE and now[name] != then[name]]
+        return [f"{flag(name)} was {then[name]}, now {now[name]}" for name in names]
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Generate images of the class that some images show, with a trained generator.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    checkpoint: Path
+    """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
+    images: tuple[Path, ...]
+    """One or more images of one class, any size: their central square is used."""
+    output: Path
+    """Folder for generated_000.png … and grid.png, whose first row is the given images."""
+    count: int = 16
+    """How many images to generate."""
+    shots: int | None = None
+    """How many of the images are fused into each. Default: as in training, or all if fewer are given."""
+    seed: int = 0
+    """Seed of the draws: the same seed gives the same images."""
+    batch_size: int = 16
+    """Images computed at once."""
+    device: Device = "auto"
+    """Where to compute; auto is cuda if there is one."""
+    force: FlagCreatePairsOff[bool] = False
+    """Replace the pictures of an earlier generate in --output; other files are left alone."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserError("--images: expected at least one image, got none")
+        _at_least("count", self.count, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("seed", self.seed, 0)
+        if self.shots is not None and not 1 <= self.shots <= len(self.images):
+            raise UserError(f"--shots {self.shots}, expected 1 to {len(self.images)}, the number of images given")
+
+
+def flag(name: str) -> str:
+    """A field's name as it is typed: "batch_size" is "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{flag(name)} {value}, expected at least {least}")
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type a field declares. YAML reads 1e-4 as a string, hence the conversion of numbers."""
+    choices = get_args(hint)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif choices and all(isinstance(choice, str) for choice in choices):
+        if value in choices:
+            return value
+    elif type(value) in (choices or (hint,)):
+        return value
+    expected = " or ".join(getattr(choice, "__name__", str(choice)) for choice in (choices or (hint,)))
+    raise UserError(f"{name}: expected {expected}, got {value!r}")

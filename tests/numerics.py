@@ -1,0 +1,47 @@
+"""Comparators: every kernel is held to what plain PyTorch loses at the same dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Relative error (2-norm) that is always granted: a rounding or two of the dtype, a few of the sums.
+SLACK = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    """‖value − truth‖ / ‖truth‖ in float64; NaN never passes for small."""
+    value, truth = value.detach().double(), truth.detach().double()
+    if value.shape != truth.shape:
+        raise AssertionError(f"shape {tuple(value.shape)}, expected {tuple(truth.shape)}")
+    if not truth.numel():
+        return 0.0
+    return float((value - truth).norm() / truth.norm().clamp_min(1e-300))
+
+
+def assert_as_accurate(
+    ours: Sequence[Tensor | None], plain: Sequence[Tensor | None], truth: Sequence[Tensor | None], dtype: torch.dtype
+) -> None:
+    """‖ours − truth‖ <= 2·‖plain − truth‖ + slack, tensor by tensor; truth is computed in float64."""
+    assert len(ours) == len(plain) == len(truth)
+    for i, (a, b, t) in enumerate(zip(ours, plain, truth, strict=True)):
+        assert (a is None) == (t is None), f"tensor {i}: one is None"
+        if a is None or b is None or t is None:
+            continue
+        error, allowed = relative_error(a, t), 2 * relative_error(b, t) + SLACK[dtype]
+        assert error <= allowed, f"tensor {i}: relative error {error:.3g}, allowed {allowed:.3g}"
+
+
+def saved_bytes(run: object) -> int:
+    """Bytes that calling ``run`` keeps for backward, each storage counted once."""
+    seen: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()  # type: ignore[operator]
+    return sum(seen.values())

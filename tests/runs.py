@@ -1,0 +1,85 @@
+"""Small training runs: the photographs, the options and how two runs are compared."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+
+from pyeqgan.options import TrainOptions
+from pyeqgan.training.checkpoint import load_checkpoint
+from pyeqgan.training.run import train
+
+FLAGS = ["--image-size", "32", "--width", "0.125", "--batch-size", "2", "--shots", "2"]
+
+
+def write_photos(root: Path, seed: int, classes: int = 4, images: int = 3) -> Path:
+    """A folder of class folders of random pictures, none square, the last class unseen by default."""
+    rng = np.random.default_rng(seed)
+    for name in "abcdefgh"[:classes]:
+        (root / name).mkdir(parents=True)
+        for index in range(images):
+            pixels = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((48, 40)).save(root / name / f"{index}.png")
+    return root
+
+
+def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
+    """Options of a run that takes about a tenth of a second a step, and draws no picture before its end."""
+    fields = {
+        "data": str(data),
+        "image_size": 32,
+        "width": 0.125,
+        "batch_size": 2,
+        "shots": 2,
+        "steps": 4,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "device": "cpu",
+    }
+    return TrainOptions(output=output, **(fields | changed))
+
+
+def run(data: Path, output: Path, **changed: Any) -> tuple[int, str]:
+    """Train; returns the status and what was told."""
+    console = Console(file=io.StringIO(), width=200)
+    status = train(run_options(data, output, **changed), console)
+    return status, console.file.getvalue()
+
+
+def assert_same_end(one: Path, other: Path, step: int) -> None:
+    """Both runs ended at `step` with the same bits: weights, moments, average, last samples, losses of that step."""
+    first, second = (load_checkpoint(path / "checkpoints" / f"step_{step:08d}") for path in (one, other))
+    for part, tensors in first.parts.items():
+        assert tensors.keys() == second.parts[part].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, second.parts[part][name]), f"{part} {name}"
+    sample = f"samples/step_{step:08d}.png"
+    assert (one / sample).read_bytes() == (other / sample).read_bytes()
+    assert losses(one) == losses(other)
+
+
+def losses(path: Path) -> list[dict[str, float]]:
+    """The metrics of a run without its timing."""
+    from pyeqgan.training.run_folder import RunFolder
+
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in RunFolder(path).metrics()]
+
+
+@contextlib.contextmanager
+def full_disk(largest: int) -> Iterator[None]:
+    """Within: no file of this process may grow beyond `largest` bytes; the write that would fails like on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
