@@ -95,7 +95,7 @@ def cuda_root(compiler: str) -> Path:
 
 
 class BuildNative(build_ext):
-    """Compiles each source with its own flags, several at a time, then links; unchanged sources are not compiled again."""
+    """Compiles each source with its own flags, several at a time, and links; what has not changed is not compiled."""
 
     def build_extension(self, ext: Extension) -> None:
         work = Path(self.build_temp).resolve()
@@ -173,9 +173,8 @@ class BuildNative(build_ext):
         done = subprocess.run(command, capture_output=True, text=True)
         print(done.stdout, done.stderr, sep="", end="", flush=True)
         if done.returncode:
-            raise SystemExit(
-                f"failed: {shlex.join(command[:1])} on {command[command.index('-c') + 1] if '-c' in command else 'link'}"
-            )
+            what = command[command.index("-c") + 1] if "-c" in command else "the module's link"
+            raise SystemExit(f"{command[0]} failed on {what}")
 
 
 native = os.environ.get("PYEQGAN_NATIVE") != "0"
@@ -183,8 +182,9 @@ setup(
     packages=[
         *(f"pyeqgan{sub}" for sub in ("", ".ops", ".models", ".data", ".training", ".evaluation")),
         "pyeqgan.kernels",
+        "pyeqgan.benchmarks",
     ],
-    package_dir={"pyeqgan": "pyeqgan", "pyeqgan.kernels": "kernels"},
+    package_dir={"pyeqgan": "pyeqgan", "pyeqgan.kernels": "kernels", "pyeqgan.benchmarks": "benchmarks"},
     package_data={"pyeqgan": ["py.typed"], "pyeqgan.kernels": ["*.json"]},
     ext_modules=[Extension("pyeqgan._C", sources=["csrc/module.cpp"])] if native else [],
     cmdclass={"build_ext": BuildNative},

@@ -1,0 +1,104 @@
+"""The best eager PyTorch form of each operation that we can write: what ours is measured against, also compiled.
+
+Not the oracles: those are written to be read. Each has the arguments of the operation it stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bilateral_propagation(x: Tensor, gate: Tensor, *, sigma: float = 1.5) -> Tensor:
+    """The spatial term as two products with a banded matrix, the range term as nine shifted products."""
+    height, width = x.shape[2:]
+    v = x * gate[:, :, None, None]
+    spatial = _matrix(height, sigma, x) @ v @ _matrix(width, sigma, x).T
+    padded, squashed = F.pad(v, (1, 1, 1, 1)), F.pad(torch.sigmoid(v), (1, 1, 1, 1))
+    shifts = [(slice(i, i + height), slice(j, j + width)) for i in range(3) for j in range(3)]
+    centre = squashed[:, :, 1:-1, 1:-1]
+    similarity = torch.stack([(centre * squashed[:, :, a, b]).mean(1) for a, b in shifts], 1)
+    share = torch.softmax(similarity, 1)
+    ranged = sum(share[:, k, None] * padded[:, :, a, b] for k, (a, b) in enumerate(shifts))
+    return torch.cat([spatial, ranged], 1)  # type: ignore[list-item]
+
+
+def _matrix(size: int, sigma: float, like: Tensor) -> Tensor:
+    position = torch.arange(size, device=like.device, dtype=like.dtype)
+    distance = position[:, None] - position
+    weight = torch.exp(-(distance**2) / (2 * sigma**2)) * (distance.abs() <= math.ceil(5 * sigma))
+    return weight / weight.sum(1, keepdim=True)
+
+
+def local_fusion(base: Tensor, references: Tensor, weights: Tensor, positions: Tensor) -> Tensor:
+    """The similarity of all positions by one batched product, then gather and scatter."""
+    channels = base.shape[1]
+    features, candidates = base.flatten(2), references.flatten(3)
+    index = positions[:, None].expand(-1, channels, -1)
+    selected = features.gather(2, index)
+    with torch.no_grad():
+        unit = F.normalize(candidates, dim=2, eps=1e-12)
+        matches = (selected.transpose(1, 2)[:, None] @ unit).argmax(-1)
+    gathered = candidates.gather(3, matches[:, :, None].expand(-1, -1, channels, -1))
+    blend = weights[:, :1, None] * selected + (weights[:, 1:, None, None] * gathered).sum(1)
+    return features.scatter(2, index, blend).view_as(base)
+
+
+def skip_decoder_block(
+    x: Tensor, skip: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor
+) -> Tensor:
+    """The published form: concatenate, upsample, pad, convolve, normalise, activate."""
+    joined = F.interpolate(torch.cat([x, skip], 1), scale_factor=2)
+    y = F.conv2d(F.pad(joined, (1, 1, 1, 1), mode="reflect"), weight, bias)
+    return F.leaky_relu(F.batch_norm(y, None, None, norm_weight, norm_bias, training=True), 0.2)
+
+
+def activated_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The published chain of activation, padding and convolution."""
+    return F.conv2d(F.pad(F.leaky_relu(x, 0.2), (1, 1, 1, 1), mode="reflect"), weight, bias)
+
+
+def contrastive_loss(
+    queries: Tensor, query_labels: Tensor, keys: Tensor | None = None, key_labels: Tensor | None = None
+) -> Tensor:
+    """Per-positive InfoNCE with the whole similarity matrix, as pixel-contrast code writes it."""
+    q = F.normalize(queries, dim=1)
+    k = q if keys is None else F.normalize(keys, dim=1)
+    other = query_labels if key_labels is None else key_labels
+    s = q @ k.T / 0.1
+    equal = query_labels[:, None] == other
+    positive = equal & ~torch.eye(len(q), dtype=torch.bool, device=q.device) if keys is None else equal
+    boundary = s.masked_fill(equal, -torch.inf).logsumexp(1, keepdim=True)
+    count = positive.sum(1)
+    rows = (F.softplus(boundary - s) * positive).sum(1) / count.clamp_min(1)
+    return rows.sum() / (count > 0).sum()
+
+
+def equalization_consistency_loss(equalized: Sequence[Tensor], decoded: Sequence[Tensor]) -> Tensor:
+    """One cosine similarity per scale."""
+    values = [1 - F.cosine_similarity(e, d, dim=1).mean() for e, d in zip(equalized, decoded, strict=True)]
+    return torch.stack(values).sum()
+
+
+def equalization_fusion(
+    structure: Tensor,
+    texture: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    reduce_weight: Tensor,
+    reduce_bias: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor,
+    out_weight: Tensor,
+) -> Tensor:
+    """The layers of the module one after another."""
+    x = F.conv2d(torch.cat([structure, texture], 1), fuse_weight, fuse_bias)
+    x = F.leaky_relu(F.instance_norm(x), 0.2)
+    gate = F.relu(F.conv2d(x.mean((2, 3), keepdim=True), reduce_weight, reduce_bias))
+    gate = torch.sigmoid(F.conv2d(gate, expand_weight, expand_bias))[:, :, 0, 0]
+    y = F.conv2d(bilateral_propagation(x, gate), out_weight)
+    return F.leaky_relu(F.instance_norm(y), 0.2)
