@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyeqgan.data.painting import Texture
-from pyeqgan.data.species import Habit
+from pyeqgan.data.synthetic.painting import Texture
+from pyeqgan.data.synthetic.species import Habit
 
 Array = NDArray[np.float32]
 Pair = tuple[float, float]

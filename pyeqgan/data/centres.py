@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pyeqgan.data.painting import Field, Texture, grid, smooth, texture
-from pyeqgan.data.species import Colour, Palette
+from pyeqgan.data.synthetic.painting import Field, Texture, grid, smooth, texture
+from pyeqgan.data.synthetic.species import Colour, Palette
 
 _TEXELS = 72  # per radius of the centre
 

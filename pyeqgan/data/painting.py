@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyeqgan.data.species import Palette, Shape, Species
+from pyeqgan.data.synthetic.species import Palette, Shape, Species
 
 Field = NDArray[np.floating]
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from pyeqgan.data.bloom import Array, Flower, Stance, draw_bloom, sample
 from pyeqgan.data.images import Pixels
-from pyeqgan.data.painting import leaf
+from pyeqgan.data.synthetic.bloom import Array, Flower, Stance, draw_bloom, sample
+from pyeqgan.data.synthetic.painting import leaf
 
 _SUPERSAMPLING = 2
 

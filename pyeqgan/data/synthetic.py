@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyeqgan.data.bloom import Flower
-from pyeqgan.data.centres import RADII, centre
 from pyeqgan.data.images import GIBIBYTE, PixelCache, Pixels, check_image_size, check_index
-from pyeqgan.data.painting import petal, sepal
-from pyeqgan.data.scene import Renderer
-from pyeqgan.data.species import MAX_SPECIES, draw_species
+from pyeqgan.data.synthetic.bloom import Flower
+from pyeqgan.data.synthetic.centres import RADII, centre
+from pyeqgan.data.synthetic.painting import petal, sepal
+from pyeqgan.data.synthetic.scene import Renderer
+from pyeqgan.data.synthetic.species import MAX_SPECIES, draw_species
 from pyeqgan.errors import UserError
 
 

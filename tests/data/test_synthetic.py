@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from pyeqgan.data import SyntheticFlowers
-from pyeqgan.data.bloom import Flower, Stance, draw_bloom
-from pyeqgan.data.centres import RADII, centre
-from pyeqgan.data.painting import leaf, petal, sepal
-from pyeqgan.data.species import (
+from pyeqgan.data.synthetic.bloom import Flower, Stance, draw_bloom
+from pyeqgan.data.synthetic.centres import RADII, centre
+from pyeqgan.data.synthetic.painting import leaf, petal, sepal
+from pyeqgan.data.synthetic.species import (
     CENTRES,
     HABITS,
     MAX_SPECIES,
