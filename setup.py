@@ -180,7 +180,7 @@ class BuildNative(build_ext):
 native = os.environ.get("PYEQGAN_NATIVE") != "0"
 setup(
     packages=[
-        *(f"pyeqgan{sub}" for sub in ("", ".ops", ".models", ".data", ".data.synthetic", ".training", ".evaluation")),
+        *(f"pyeqgan{sub}" for sub in ("", ".ops", ".models", ".models.eqgan", ".data", ".data.synthetic", ".training", ".evaluation")),
         "pyeqgan.kernels",
         "pyeqgan.benchmarks",
     ],

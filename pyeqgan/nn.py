@@ -78,6 +78,8 @@ class EqualizationFusion(nn.Module):
         self.fuse = nn.Conv2d(structure_channels + texture_channels + detail_channels, channels, 1)
         self.fuse_norm = _make_norm(norm, channels)
         self.gate_reduce = nn.Conv2d(channels, squeezed, 1)
+        # Few units on an almost constant mean: with biases around 0 all ReLUs may start, and stay, dead (ours).
+        nn.init.ones_(self.gate_reduce.bias)  # type: ignore[arg-type]
         self.gate_expand = nn.Conv2d(squeezed, channels, 1)
         self.out = nn.Conv2d(2 * channels, channels, 1, bias=False)
         self.out_norm = _make_norm(norm, channels)

@@ -184,7 +184,8 @@ def empty_image(x: Tensor, channels: int, height: int | None = None, width: int 
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Under autocast, the image operations' policy: these tensors (float64 excepted) in the autocast dtype."""
     values = (x, *others)
-    if not torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return values
-    dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = torch.get_autocast_dtype(device)
     return tuple(v if v is None or v.dtype == torch.float64 else v.to(dtype) for v in values)

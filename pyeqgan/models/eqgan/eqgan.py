@@ -1,0 +1,35 @@
+"""EqGAN (arXiv 2307.14638): few-shot image generation by feature equalization fusion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyeqgan.models.eqgan.config import EqGANConfig
+from pyeqgan.models.eqgan.discriminator import EqGANDiscriminator
+from pyeqgan.models.eqgan.generator import EqGANGenerator
+
+
+class EqGAN(nn.Module):
+    """Generator and discriminator of one configuration, as attributes of those names."""
+
+    def __init__(self, config: EqGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = EqGANGenerator(config)
+        self.discriminator = EqGANDiscriminator(config)
+
+    def generate(
+        self,
+        images: Tensor,
+        count: int,
+        *,
+        shots: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int = 16,
+    ) -> Tensor:
+        """Generate ``count`` images of the class of ``images``; see :meth:`EqGANGenerator.generate`."""
+        return self.generator.generate(
+            images, count, shots=shots, seed=seed, generator=generator, batch_size=batch_size
+        )
