@@ -25,8 +25,12 @@ $(STAMP): $(BIN)/python constraints.txt pyproject.toml $(SOURCES)
 
 install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the development tools
 
-demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave demo/index.html (a few minutes)
-	$(BIN)/python -m pyeqgan demo --output demo
+# Interrupted, it continues where it was.
+DEMO := --data embedded --image-size 32 --width 0.25 --batch-size 8 --steps 800 --learning-rate 4e-4 \
+	--reconstruction-weight 5 --penalty-every 4 --checkpoint-every 200 --sample-every 200 --ema-decay 0.99
+demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave demo/evaluation/index.html (minutes)
+	$(BIN)/pyeqgan train --output demo $(DEMO) $$(test ! -e demo/config.yaml || echo --resume)
+	$(BIN)/pyeqgan evaluate --checkpoint demo --output demo/evaluation --fakes-per-class 32
 
 test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto $(ARGS)

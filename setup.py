@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pybind11
 import torch
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -179,11 +179,7 @@ class BuildNative(build_ext):
 
 native = os.environ.get("PYEQGAN_NATIVE") != "0"
 setup(
-    packages=[
-        *(f"pyeqgan{sub}" for sub in ("", ".ops", ".models", ".models.eqgan", ".data", ".data.synthetic", ".training", ".evaluation")),
-        "pyeqgan.kernels",
-        "pyeqgan.benchmarks",
-    ],
+    packages=[*find_packages(include=["pyeqgan", "pyeqgan.*"]), "pyeqgan.kernels", "pyeqgan.benchmarks"],
     package_dir={"pyeqgan": "pyeqgan", "pyeqgan.kernels": "kernels", "pyeqgan.benchmarks": "benchmarks"},
     package_data={"pyeqgan": ["py.typed"], "pyeqgan.kernels": ["*.json"]},
     ext_modules=[Extension("pyeqgan._C", sources=["csrc/module.cpp"])] if native else [],

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyeqgan import info
 from pyeqgan.benchmarks.cases import Case, cases
+from pyeqgan.errors import UserError
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -211,7 +212,7 @@ def main(
     known = sorted({c.operation for c in cases()})
     for operation in operations:
         if operation not in known:
-            raise ValueError(f"bench: op: expected one of {', '.join(known)}, got {operation!r}")
+            raise UserError(f"op: expected one of {', '.join(known)}, got {operation!r}")
     results = []
     for result in run(operations, threads, rounds=rounds, compiled=compiled):
         results.append(result)

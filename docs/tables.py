@@ -35,8 +35,8 @@ def main() -> int:
     """Replace what stands between the markers; returns the exit status."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- operations: .*? -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    updated, count = pattern.subn(lambda m: m[1] + operations_table() + m[2], text)
+    pattern = re.compile(r"(<!-- operations: .*? -->\n).*?(<!-- end -->)", re.DOTALL)
+    updated, count = pattern.subn(lambda m: f"{m[1]}{operations_table()}\n{m[2]}", text)
     if count != 1:
         print("README.md: expected one pair of markers '<!-- operations: … -->' and '<!-- end -->'")
         return 1

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
-from pyeqgan.options import GenerateOptions, TrainOptions
+from pyeqgan.options import EvaluateOptions, GenerateOptions, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,24 @@ class InfoOptions:
 
     json: FlagCreatePairsOff[bool] = False
     """Print JSON."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure the operations beside eager PyTorch and torch.compile."""
+
+    op: tuple[str, ...] = ()
+    """Operations to measure. Default: all."""
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of threads to measure with."""
+    rounds: int = 30
+    """Interleaved rounds per case."""
+    compiled: bool = True
+    """Measure torch.compile, too; it takes most of the time."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print JSON."""
+    output: Path | None = None
+    """File for the raw numbers, JSON. Default: none."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +62,16 @@ examples:
   pyeqgan train --output runs/photos --resume
   pyeqgan train --output runs/photos --resume --steps 200000
 
-A run writes config.yaml, metrics.jsonl, losses.png, samples/ and checkpoints/
-into its folder. SIGTERM or Ctrl-C end it with a checkpoint, and with status 128
-plus the signal's number.
-
-The learning rate is constant for half of --steps, then falls linearly to 0.
-With --resume only --steps, the three intervals, --prefetch and --device may
-differ from the run's. With more --steps the learning rate is that of the new
-total from there on, so it may rise again. On the CPU, with as many threads, a
-resumed run ends bit for bit as one that was never interrupted."""
+notes:
+  A run writes config.yaml, metrics.jsonl, losses.png, samples/ and checkpoints/
+  into its folder. SIGTERM or Ctrl-C end it with a checkpoint, and with status
+  128 plus the signal's number.
+  The learning rate is constant for half of --steps, then falls linearly to 0.
+  With --resume only --steps, the three intervals, --prefetch and --device may
+  differ from the run's. With more --steps the learning rate is that of the new
+  total from there on, so it may rise again. On the CPU, with as many threads, a
+  resumed run ends bit for bit as one that was never interrupted.
+  --force removes the files that the earlier run made, and never any others."""
 
 GENERATE = """Generate images of the class that some images show, with a trained generator.
 
@@ -60,18 +80,46 @@ examples:
   pyeqgan generate --checkpoint runs/photos/checkpoints/step_00002000 \\
       --images lily/*.jpg --count 64 --seed 7 --output lilies"""
 
+EVALUATE = """Evaluate a trained generator on unseen classes, beside two trivial generators.
+
+examples:
+  pyeqgan evaluate --checkpoint runs/photos --output runs/photos/evaluation
+  pyeqgan evaluate --checkpoint runs/photos --data others --output others-evaluated
+
+notes:
+  The trivial ones copy a reference and take the pixel mean of references. All
+  are compared with real images in the features of a network trained on the seen
+  classes of the same data."""
+
 INFO = """Tell versions, processor, build, and which implementation of each operation runs.
 
 examples:
   pyeqgan info
   pyeqgan info --json"""
 
+BENCH = """Measure the operations beside eager PyTorch and torch.compile.
+
+examples:
+  pyeqgan bench
+  pyeqgan bench --op bilateral_propagation --threads 1 --no-compiled"""
+
 DOCTOR = """Run every operation on every backend and compare it with its oracle.
 
 examples:
   pyeqgan doctor
 
-The status is 0 if all agree."""
+notes:
+  The status is 0 if all agree."""
+
+
+COMMANDS: dict[str, tuple[type, str]] = {
+    "train": (TrainOptions, TRAIN),
+    "generate": (GenerateOptions, GENERATE),
+    "evaluate": (EvaluateOptions, EVALUATE),
+    "bench": (BenchOptions, BENCH),
+    "info": (InfoOptions, INFO),
+    "doctor": (DoctorOptions, DOCTOR),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command line, without the program's name; those of the process if None.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path or the help may not be of the terminal's encoding
     try:
         return run(parse(sys.argv[1:] if arguments is None else list(arguments)))
     except UserError as error:
@@ -114,10 +164,31 @@ def run(options: Any) -> int:
 
         return train(options, Console())
     if isinstance(options, GenerateOptions):
-        from pyeqgan.generation import generate
+        from pyeqgan.trained import generate
 
         generate(options, print)
         return 0
+    if isinstance(options, EvaluateOptions):
+        from rich.console import Console
+
+        from pyeqgan.trained import evaluate
+        from pyeqgan.training.progress import stages
+
+        with stages(Console()) as progress:
+            evaluate(options, print, progress)
+        return 0
+    if isinstance(options, BenchOptions):
+        from pyeqgan.benchmarks import harness
+
+        status: int = harness.main(
+            options.op,
+            threads=options.threads,
+            rounds=options.rounds,
+            compiled=options.compiled,
+            as_json=options.json,
+            output=options.output,
+        )
+        return status
     if isinstance(options, InfoOptions):
         from pyeqgan.info import main_info
 
@@ -130,18 +201,12 @@ def run(options: Any) -> int:
 def _parse(arguments: list[str], run: TrainOptions | None = None) -> Any:
     """Parse by tyro; options of `train` that are not given are those of `run`, or else their defaults."""
 
-    def command(name: str, description: str, default: Any = tyro.MISSING_NONPROP) -> Any:
-        asked_for = arguments[:1] == [name]
-        return tyro.conf.subcommand(
-            name, default=default, description=description if asked_for else description.partition("\n")[0]
-        )
+    def command(name: str, options: type, description: str) -> Any:
+        text = description if arguments[:1] == [name] else description.partition("\n")[0]
+        default = run if run is not None and name == "train" else tyro.MISSING_NONPROP
+        return Annotated[options, tyro.conf.subcommand(name, default=default, description=text)]
 
-    commands: Any = (
-        Annotated[TrainOptions, command("train", TRAIN, tyro.MISSING_NONPROP if run is None else run)]
-        | Annotated[GenerateOptions, command("generate", GENERATE)]
-        | Annotated[InfoOptions, command("info", INFO)]
-        | Annotated[DoctorOptions, command("doctor", DOCTOR)]
-    )
+    commands: Any = Union[tuple(command(name, *about) for name, about in COMMANDS.items())]  # noqa: UP007
     told = io.StringIO()
     try:
         with redirect_stderr(told):
@@ -153,7 +218,8 @@ def _parse(arguments: list[str], run: TrainOptions | None = None) -> Any:
 
 
 def _one_line(box: str) -> str:
-    """What tyro says first in its box of several lines, which it draws around every mistake."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
-    return " ".join(filter(None, lines[:rule])) + " (--help tells more)"
+    """What tyro says of a mistake, without the title above, the advice below and the lines it draws around them."""
+    text = re.sub(r"^[╭╰].*$|[│]", "", box, flags=re.MULTILINE)
+    sections = re.split(r"^ *[─-]+ *$", text, flags=re.MULTILINE)
+    message = sections[0] if "╭" in box else sections[1]
+    return " ".join(message.split()) + " (--help tells more)"

@@ -109,6 +109,8 @@ class TrainOptions:
         for name in ("steps", "batch_size", "shots", "penalty_every", "checkpoint_every", "sample_every", "log_every"):
             _at_least(name, getattr(self, name), 1)
         _at_least("prefetch", self.prefetch, 1)
+        if self.seen_classes is not None:
+            _at_least("seen_classes", self.seen_classes, 1)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}, expected 0 to {2**32 - 1}")
         if self.image_size % 16 or not 32 <= self.image_size <= 256:
@@ -185,6 +187,46 @@ class GenerateOptions:
         _at_least("seed", self.seed, 0)
         if self.shots is not None and not 1 <= self.shots <= len(self.images):
             raise UserError(f"--shots {self.shots}, expected 1 to {len(self.images)}, the number of images given")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Evaluate a trained generator on unseen classes, beside copying a reference and the pixel mean.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    checkpoint: Path
+    """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
+    output: Path
+    """Folder for the numbers (JSON) and pictures."""
+    data: str | None = None
+    """Data set, as for train. Default: the run's."""
+    seen_classes: int | None = None
+    """The first so many classes train the features, the rest are evaluated on. Default: as in the run's data."""
+    fakes_per_class: int = 128
+    """Images generated per unseen class."""
+    references_per_class: int = 10
+    """Images of each unseen class to generate from; the rest are the real ones to compare with."""
+    shots: int | None = None
+    """How many references are fused into each image. Default: as in training."""
+    feature_steps: int = 200
+    """Training steps of the network in whose features images are compared."""
+    seed: int = 0
+    """Seed of everything drawn, and of that network."""
+    device: Device = "auto"
+    """Where to compute; auto is cuda if there is one."""
+    force: FlagCreatePairsOff[bool] = False
+    """Replace an earlier evaluation in --output; other files are left alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("fakes_per_class", "references_per_class", "feature_steps"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seen_classes", "shots"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        _at_least("seed", self.seed, 0)
 
 
 def flag(name: str) -> str:

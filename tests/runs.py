@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import resource
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from pyeqgan.training.run import train
 FLAGS = ["--image-size", "32", "--width", "0.125", "--batch-size", "2", "--shots", "2"]
 
 
-def write_photos(root: Path, seed: int, classes: int = 4, images: int = 3) -> Path:
-    """A folder of class folders of random pictures, none square, the last class unseen by default."""
+def write_photos(root: Path, classes: int = 4, images: int = 3) -> Path:
+    """A folder of class folders of random pictures, none square, the last quarter of the classes unseen by default."""
+    seed = secrets.randbits(31)
+    print(f"photos of seed {seed}")
     rng = np.random.default_rng(seed)
     for name in "abcdefgh"[:classes]:
         (root / name).mkdir(parents=True)
@@ -76,7 +79,7 @@ def losses(path: Path) -> list[dict[str, float]]:
 
 @contextlib.contextmanager
 def full_disk(largest: int) -> Iterator[None]:
-    """Within: no file of this process may grow beyond `largest` bytes; the write that would fails like on a full disk."""
+    """Within: a write that takes a file beyond `largest` bytes fails, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
     try:

@@ -1,0 +1,127 @@
+"""What is done with a trained generator: images of the class that some files show, and its evaluation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pyeqgan.data import Split, open_data, to_tensor, to_uint8
+from pyeqgan.data.folders import read_image
+from pyeqgan.errors import UserError
+from pyeqgan.evaluation import FeatureConfig, evaluate_generator
+from pyeqgan.evaluation.classify import Progress
+from pyeqgan.models import EqGANConfig, EqGANGenerator
+from pyeqgan.options import EvaluateOptions, GenerateOptions
+from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest, writing
+from pyeqgan.training.device import resolve_device
+from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, square_columns
+
+OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
+
+
+def generate(options: GenerateOptions, report: Report) -> None:
+    """Write `options.count` images and a grid of them, the given images in its first row.
+
+    The images are read as a folder of classes is: the central square, resized to the generator's size.
+
+    Args:
+        options: of the command.
+        report: called with a line for each thing worth knowing.
+
+    Raises:
+        UserError: the checkpoint or an image cannot be read, or the output folder not be written, or it holds
+            pictures of an earlier call and `options.force` is not set.
+    """
+    device = resolve_device(options.device)
+    generator = _generator(load_latest(options.checkpoint, report, ["ema"])).to(device)
+    references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
+    shots = options.shots or min(generator.config.shots, len(references))
+    if shots != generator.config.shots:
+        report(f"each image fuses {shots} of those given, in training it was {generator.config.shots}")
+    _make_room(options.output, options.force)
+    images = generator.generate(
+        to_tensor(references), options.count, shots=shots, seed=options.seed, batch_size=options.batch_size
+    )
+    _write(options.output, list(references), list(to_uint8(images)))
+    report(f"{options.count} images and grid.png in {options.output}")
+
+
+def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:
+    """Evaluate the generator on the unseen classes of a data set; see `evaluate_generator` for what is written.
+
+    Args:
+        options: of the command.
+        report: called with a line for each thing worth knowing.
+        progress: told what is being done.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be read or do not fit, or the folder cannot be written.
+    """
+    device = resolve_device(options.device)
+    checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    generator = _generator(checkpoint).to(device)
+    shots = options.shots or generator.config.shots
+    report(f"evaluating {checkpoint.path}")
+
+    def generate(references: Tensor, count: int, rng: torch.Generator) -> Tensor:
+        return generator.generate(references, count, shots=shots, generator=rng)
+
+    result = evaluate_generator(
+        generate,
+        _data_for(checkpoint, options, generator.config.image_size),
+        output=options.output,
+        shots=shots,
+        fakes_per_class=options.fakes_per_class,
+        references_per_class=options.references_per_class,
+        seed=options.seed,
+        device=device,
+        progress=progress,
+        force=options.force,
+        features=FeatureConfig(steps=options.feature_steps, seed=options.seed),
+    )
+    report(result.verdict())
+    report(f"numbers and pictures in {options.output}")
+
+
+def _generator(checkpoint: Checkpoint) -> EqGANGenerator:
+    """The averaged generator, on the CPU in eval mode."""
+    generator = EqGANGenerator(EqGANConfig.from_dict(checkpoint.about["model"]))
+    generator.load_state_dict(checkpoint.parts["ema"])
+    return generator.eval()
+
+
+def _data_for(checkpoint: Checkpoint, options: EvaluateOptions, image_size: int) -> Split:
+    """The data to evaluate on: by default that of the run, split as it was."""
+    run, trained = checkpoint.about["options"], checkpoint.about["classes"]
+    data = options.data or run["data"]
+    same = data == run["data"] or str(Path(data).resolve()) == run["data"]
+    seen = options.seen_classes or (run["seen_classes"] if same else None)
+    split = open_data(data, image_size=image_size, seen_classes=seen)
+    leaked = sorted(set(split.unseen.class_names) & set(trained))
+    if same and leaked:
+        raise UserError(f"{len(leaked)} classes to evaluate on were trained on, {leaked[0]!r} among them")
+    return split
+
+
+def _make_room(output: Path, force: bool) -> None:
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        earlier = sorted(path for path in output.iterdir() if OURS.fullmatch(path.name))
+        if earlier and not force:
+            raise UserError(f"{output} already holds {earlier[0].name}: --force replaces what generate wrote there")
+        for path in earlier:
+            path.unlink()
+
+
+def _write(output: Path, references: list[Pixels], images: list[Pixels]) -> None:
+    digits = max(3, len(str(len(images) - 1)))
+    columns = max(len(references), square_columns(len(images)))
+    with writing(output):
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(output / f"generated_{index:0{digits}d}.png")
+        above(image_grid([references]), image_grid(in_rows(images, columns))).save(output / "grid.png")

@@ -1,0 +1,205 @@
+"""The state of a training run and its one operation: to go a step further.
+
+Lightning Fabric chooses device and precision. All randomness of a step comes from (seed, step) alone: a resumed run
+draws what the uninterrupted one would have drawn, and there is no state of a random generator to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric, seed_everything
+from torch import Tensor
+from torch.optim import Adam
+
+from pyeqgan.errors import UserError
+from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
+from pyeqgan.options import Device, Precision, TrainOptions
+from pyeqgan.training.checkpoint import Checkpoint
+from pyeqgan.training.device import resolve_device
+from pyeqgan.training.ema import ExponentialMovingAverage
+from pyeqgan.training.losses import LossWeights
+from pyeqgan.training.step import discriminator_step, generator_step
+
+BETAS = (0.5, 0.999)  # LoFGAN's
+
+
+class Engine:
+    """Both networks, their optimisers and the generator's average, after `step` steps.
+
+    A run on several devices would give each its own draws (`step_rng`) and average the gradients between backward
+    and the optimiser's step: Fabric's wrapper of a network cannot, as it refuses the gradient penalty.
+
+    Args:
+        options: of the run.
+        config: of the networks.
+        fabric: device and precision.
+    """
+
+    def __init__(self, options: TrainOptions, config: EqGANConfig, fabric: Fabric) -> None:
+        seed_everything(options.seed, verbose=False)
+        model = EqGAN(config)
+        fabric.to_device(model)
+        self.step = 0
+        self.generator = model.generator
+        self.discriminator = model.discriminator
+        self.average = ExponentialMovingAverage(model.generator, options.ema_decay)
+        self._options = options
+        self._weights = loss_weights(options)
+        self._fabric = fabric
+        self._optimizers = {
+            name: Adam(network.parameters(), options.learning_rate, BETAS, weight_decay=options.weight_decay)
+            for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
+        }
+
+    def advance(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Take one step of each network.
+
+        Args:
+            images: (B,K,3,S,S) in [-1, 1], on any device.
+            labels: (B,) int64.
+
+        Returns:
+            The unweighted losses before the step, scalars on the device, named "discriminator/…" and "generator/…".
+        """
+        images, labels = self._fabric.to_device((images, labels))
+        rng = step_rng(self._options.seed, self.step)
+        rate = learning_rate(self._options.learning_rate, self.step, self._options.steps)
+        shared: dict[str, Any] = {
+            "weights": self._weights,
+            "rng": rng,
+            "backward": self._fabric.backward,
+            "autocast": self._fabric.autocast,
+        }
+        networks = (self.generator, self.discriminator)
+        self._optimizers["discriminator"].zero_grad()
+        losses = discriminator_step(*networks, images, labels, step=self.step, **shared)
+        self._update("discriminator", rate)
+        terms = {f"discriminator/{name}": loss for name, loss in losses.items()}
+
+        self._optimizers["generator"].zero_grad()
+        losses = generator_step(*networks, images, labels, **shared)
+        self._update("generator", rate)
+        terms |= {f"generator/{name}": loss for name, loss in losses.items()}
+
+        self.average.update(self.generator)
+        self.step += 1
+        return terms
+
+    def generate(self, images: Tensor, count: int, seed: int) -> Tensor:
+        """Generate with the generator's average; see `EqGANGenerator.generate`.
+
+        Raises:
+            UserError: an image is not finite.
+        """
+        generator = cast(EqGANGenerator, self.average.module)
+        generated = generator.generate(images, count, seed=seed)
+        if not generated.isfinite().all():
+            raise UserError(f"training stopped: generated images are not finite after step {self.step}")
+        return generated
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Every tensor that a resumed run needs, by the part of a checkpoint it belongs to.
+
+        Raises:
+            UserError: a weight is NaN or infinite.
+        """
+        parts = {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "ema": self.average.module.state_dict(),
+            "training": {"ema.updates": self.average.updates, **self._optimizer_state()},
+        }
+        for part, tensors in parts.items():
+            for name, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise UserError(f"training stopped: {part}'s {name} is not finite after step {self.step}")
+        return parts
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same options."""
+        parts = checkpoint.parts
+        self.generator.load_state_dict(parts["generator"])
+        self.discriminator.load_state_dict(parts["discriminator"])
+        self.average.module.load_state_dict(parts["ema"])
+        self.average.updates.copy_(parts["training"]["ema.updates"])
+        self._load_optimizer_state(parts["training"])
+        self.step = checkpoint.step
+
+    def _update(self, name: str, rate: float) -> None:
+        optimizer = self._optimizers[name]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters."""
+        return {
+            f"{name}.{index}.{key}": tensor
+            for name, optimizer in self._optimizers.items()
+            for index, state in optimizer.state_dict()["state"].items()
+            for key, tensor in state.items()
+        }
+
+    def _load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, optimizer in self._optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for full_name, tensor in tensors.items():
+                owner, *place = full_name.split(".")
+                if owner == name:
+                    states.setdefault(int(place[0]), {})[place[1]] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def launch(device: Device, precision: Precision) -> Fabric:
+    """Fabric on one device; UserError if there is no such device."""
+    fabric = Fabric(accelerator=resolve_device(device), devices=1, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def model_config(options: TrainOptions, num_classes: int) -> EqGANConfig:
+    """The networks that the options describe, for `num_classes` seen classes; UserError if they cannot be built."""
+    try:
+        return EqGANConfig(
+            num_classes=num_classes,
+            image_size=options.image_size,
+            shots=options.shots,
+            width=options.width,
+            fusion=options.fusion,
+            fusion_rate=options.fusion_rate,
+            equalization=options.equalization,
+            detail=options.detail,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def loss_weights(options: TrainOptions) -> LossWeights:
+    """The losses that the options describe."""
+    return LossWeights(
+        classification=options.classification_weight,
+        penalty=options.penalty,
+        penalty_weight=options.penalty_weight,
+        penalty_every=options.penalty_every,
+        reconstruction=options.reconstruction_weight,
+        consistency=options.consistency_weight,
+        mode_seeking=options.mode_seeking_weight,
+    )
+
+
+def learning_rate(base: float, step: int, steps: int) -> float:
+    """LoFGAN's schedule: `base` for the first half of `steps`, then linear to 0; `step` counts from 0."""
+    return base * min(1.0, 2 * (steps - step) / steps)
+
+
+def step_rng(seed: int, step: int) -> torch.Generator:
+    """The randomness of one step's networks, on the CPU: the same on every device.
+
+    The episode of the step is drawn from its own sequence, `(seed, (step,))`, see `EpisodeSampler`.
+    """
+    (state,) = np.random.SeedSequence(seed, spawn_key=(step, 1)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state) % 2**63)

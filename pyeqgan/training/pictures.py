@@ -1,0 +1,85 @@
+"""Pictures of a run: grids of images, and the curves of its losses."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+GAP = 2
+WIDE_GAP = 10
+
+
+def image_grid(rows: Sequence[Sequence[Pixels]]) -> Image.Image:
+    """Lay images out in rows on white, a row shorter than the longest leaving its end blank.
+
+    Args:
+        rows: images uint8 (S,S,3), all of one size.
+    """
+    side = len(rows[0][0]) + GAP
+    columns = max(map(len, rows))
+    canvas = Image.new("RGB", (columns * side + GAP, len(rows) * side + GAP), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            canvas.paste(Image.fromarray(image), (x * side + GAP, y * side + GAP))
+    return canvas
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures of one height, a white bar between them: what was given | what was generated."""
+    canvas = Image.new("RGB", (left.width + WIDE_GAP + right.width, left.height), "white")
+    canvas.paste(left, (0, 0))
+    canvas.paste(right, (left.width + WIDE_GAP, 0))
+    return canvas
+
+
+def above(top: Image.Image, bottom: Image.Image) -> Image.Image:
+    """Two pictures, a white bar between them: what was given over what was generated."""
+    canvas = Image.new("RGB", (max(top.width, bottom.width), top.height + WIDE_GAP + bottom.height), "white")
+    canvas.paste(top, (0, 0))
+    canvas.paste(bottom, (0, top.height + WIDE_GAP))
+    return canvas
+
+
+def in_rows(images: Sequence[Pixels], columns: int) -> list[Sequence[Pixels]]:
+    """Images in rows of `columns`, the last one perhaps shorter."""
+    return [images[start : start + columns] for start in range(0, len(images), columns)]
+
+
+def square_columns(count: int) -> int:
+    """How many columns make a grid of `count` images about square."""
+    return math.ceil(math.sqrt(count))
+
+
+def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> bytes:
+    """A PNG of every loss of both networks over the steps.
+
+    Args:
+        metrics: lines of `metrics.jsonl`: "step", and losses named "discriminator/…" and "generator/…".
+
+    Raises:
+        ImportError: matplotlib, which is optional, is not installed.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no window system is asked for, no state is kept
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, network in zip(figure.subplots(1, 2), ("discriminator", "generator"), strict=True):
+        names = sorted({name for line in metrics for name in line if name.startswith(f"{network}/")})
+        for name in names:
+            lines = [line for line in metrics if name in line]
+            steps, values = [line["step"] for line in lines], [line[name] for line in lines]
+            axes.plot(steps, values, label=name.partition("/")[2], linewidth=1)
+        axes.set(title=network, xlabel="step", ylabel="loss (unweighted)")
+        axes.grid(alpha=0.3)
+        if names:
+            axes.legend(fontsize="small")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    return png.getvalue()

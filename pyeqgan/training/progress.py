@@ -1,0 +1,122 @@
+"""How a run tells where it is: a bar on a terminal, plain lines elsewhere; and the losses until then."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from pyeqgan.errors import UserError
+
+
+class LossWindow:
+    """The losses of the steps since the last line, kept on their device: reading one would wait for it."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, Mapping[str, Tensor]]] = []
+
+    def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Remember the losses of a step, each a scalar."""
+        self._steps.append((step, losses))
+
+    def take(self) -> dict[str, float]:
+        """The mean of each loss over the steps that computed it; the window is then empty.
+
+        Raises:
+            UserError: a loss was NaN or infinite; names the first.
+        """
+        entries = [(step, name, value) for step, losses in self._steps for name, value in losses.items()]
+        self._steps = []
+        if not entries:
+            return {}
+        values = torch.stack([value.float() for *_, value in entries]).tolist()
+        by_name = defaultdict(list)
+        for (step, name, _), value in zip(entries, values, strict=True):
+            if not math.isfinite(value):
+                raise UserError(f"training stopped: {name} is {value} at step {step}")
+            by_name[name].append(value)
+        return {name: sum(column) / len(column) for name, column in by_name.items()}
+
+
+class Progress:
+    """Lines with losses, rate and the time that remains, and a bar below them on a terminal; use as a context.
+
+    Args:
+        console: where it goes.
+        start: steps done before.
+        total: steps in all.
+    """
+
+    def __init__(self, console: Console, start: int, total: int) -> None:
+        self._console = console
+        self._start, self._step, self._total = start, start, total
+        self._began = time.monotonic()
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", total=total, completed=start)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """One step more is done."""
+        self._step += 1
+        self._bar.update(self._task, completed=self._step, description=self._timing())
+
+    def rate(self) -> float:
+        """Steps per second since the start, pictures and checkpoints included."""
+        return (self._step - self._start) / max(time.monotonic() - self._began, 1e-9)
+
+    def show(self, losses: Mapping[str, float]) -> None:
+        """Tell the losses of the last steps."""
+        self.report(f"step {self._step}/{self._total}  {self._timing()}  {_in_words(losses)}")
+
+    def report(self, line: str) -> None:
+        """Tell something on a line of its own."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _timing(self) -> str:
+        rate = self.rate()
+        remaining = timedelta(seconds=round((self._total - self._step) / max(rate, 1e-9)))
+        return f"{rate:.2f} steps/s  {remaining} left"
+
+
+@contextmanager
+def stages(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to call with what is being done, how much of it is done and how much there is.
+
+    On a terminal it draws a bar for each thing that is being done; elsewhere it writes one line for each.
+    """
+    tasks: dict[str, TaskID] = {}
+    with Bar(console=console, disable=not console.is_terminal) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+                if not console.is_terminal:
+                    console.print(what, markup=False, highlight=False, soft_wrap=True)
+            bar.update(tasks[what], completed=done)
+
+        yield progress
+
+
+def _in_words(losses: Mapping[str, float]) -> str:
+    """Losses on one line, those of the discriminator, a bar, those of the generator."""
+    networks = []
+    for network in ("discriminator", "generator"):
+        terms = {name.partition("/")[2]: value for name, value in losses.items() if name.startswith(network)}
+        networks.append("  ".join(f"{name} {value:.3g}" for name, value in terms.items()))
+    return " | ".join(networks)

@@ -1,0 +1,171 @@
+"""A training run from its options to its last checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from pyeqgan.data import EpisodeSampler, Split, open_data, prefetch, to_tensor, to_uint8
+from pyeqgan.data.classes import EMBEDDED
+from pyeqgan.errors import UserError
+from pyeqgan.options import Device, TrainOptions
+from pyeqgan.training.checkpoint import Checkpoint
+from pyeqgan.training.engine import Engine, launch, learning_rate, model_config
+from pyeqgan.training.pictures import Pixels, beside, image_grid, loss_curves
+from pyeqgan.training.progress import LossWindow, Progress
+from pyeqgan.training.run_folder import RunFolder, open_run
+from pyeqgan.training.signals import StopSignals
+
+SAMPLE_CLASSES, SAMPLES = 4, 6
+
+
+def train(options: TrainOptions, console: Console) -> int:
+    """Train as `options` say, or go on with it, in the folder they name.
+
+    SIGTERM and SIGINT end it after the step at hand, with a checkpoint; a second one ends it at once.
+
+    Args:
+        options: of the run; with `options.resume` the run in `options.output` is continued.
+        console: where progress is told.
+
+    Returns:
+        0, or 128 plus the number of the signal that ended it.
+
+    Raises:
+        UserError: an option, the data or the folder does not do, a loss is not finite, or the disk is full.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    fabric = launch(options.device, options.precision)
+    split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
+    sampler = EpisodeSampler(
+        split.seen, batch_size=options.batch_size, shots=options.shots, seed=options.seed, flip=options.flip
+    )
+    options = _resolved(options, split, fabric)
+    config = model_config(options, len(split.seen))
+    with open_run(options) as folder:
+        checkpoint = folder.resume(say) if options.resume else None
+        start = checkpoint.step if checkpoint else 0
+        if checkpoint:
+            _check_continuation(options, split, checkpoint)
+            if start == options.steps:
+                say(f"{folder.path} is finished: all its {start} steps are done")
+                return 0
+        if options.resume:
+            say(f"resuming {folder.path} at step {start}" + ("" if checkpoint else ", as it has no checkpoint yet"))
+        folder.write_config(options)
+        folder.forget_after(start)
+        engine = Engine(options, config, fabric)
+        if checkpoint:
+            engine.load(checkpoint)
+        with Progress(console, start, options.steps) as progress, StopSignals() as signals:
+            interrupted = _Run(options, engine, split, folder, progress).go(sampler, signals)
+        if interrupted:
+            say(f"interrupted at step {engine.step}: --resume continues from there")
+            return 128 + interrupted
+        say(f"finished: {options.steps} steps in {folder.path}")
+        return 0
+
+
+class _Run:
+    """Steps, and what is due between them: lines, checkpoints, pictures."""
+
+    def __init__(
+        self, options: TrainOptions, engine: Engine, split: Split, folder: RunFolder, progress: Progress
+    ) -> None:
+        self._options = options
+        self._engine = engine
+        self._split = split
+        self._folder = folder
+        self._progress = progress
+        self._window = LossWindow()
+        self._saved = engine.step
+        self._curves = True
+
+    def go(self, sampler: EpisodeSampler, signals: StopSignals) -> int:
+        """Train until the last step, or a signal, whose number is returned; 0 at the last step."""
+        engine, options = self._engine, self._options
+        try:
+            for episode in prefetch(sampler, engine.step, options.steps, depth=options.prefetch):
+                losses = engine.advance(episode.images, episode.labels)
+                self._window.add(engine.step, losses)
+                self._progress.advance()
+                finished = engine.step == options.steps
+                stop = 0 if finished else signals.received  # read once: a later signal is heard after the next step
+                save = finished or stop or engine.step % options.checkpoint_every == 0
+                if save or engine.step % options.log_every == 0:
+                    self._log()
+                if save:
+                    self._save()
+                if finished or engine.step % options.sample_every == 0:
+                    self._draw()
+                if stop:
+                    return stop
+        except UserError as error:
+            kept = f"the last checkpoint is of step {self._saved}" if self._saved else "there is no checkpoint yet"
+            raise UserError(f"{error}; {kept}") from error
+        return 0
+
+    def _log(self) -> None:
+        losses = self._window.take()
+        step = self._engine.step
+        rate = learning_rate(self._options.learning_rate, step - 1, self._options.steps)
+        timing = {"learning_rate": rate, "steps_per_second": round(self._progress.rate(), 4)}
+        self._folder.log({"step": step, **losses, **timing})
+        self._progress.show(losses)
+
+    def _save(self) -> None:
+        about = {
+            "model": self._engine.generator.config.to_dict(),
+            "options": self._options.to_dict(),
+            "classes": list(self._split.seen.class_names),
+        }
+        self._folder.save(self._engine.step, self._engine.parts(), about)
+        self._saved = self._engine.step
+
+    def _draw(self) -> None:
+        given, generated = [], []
+        for references in self._references:
+            images = self._engine.generate(to_tensor(references), SAMPLES, self._options.seed)
+            given.append(list(references))
+            generated.append(list(to_uint8(images)))
+        if given:
+            self._folder.save_sample(self._engine.step, beside(image_grid(given), image_grid(generated)))
+        if self._curves:
+            try:
+                self._folder.save_curves(loss_curves(self._folder.metrics()))
+            except ImportError:
+                self._curves = False
+                self._progress.report("matplotlib is not installed: no loss curves are drawn")
+
+    @cached_property
+    def _references(self) -> list[Pixels]:
+        """The first K images of the first unseen classes that have as many, (K,S,S,3) each; of seen ones else."""
+        shots = self._options.shots
+        for classes in (self._split.unseen, self._split.seen):
+            enough = [index for index in range(len(classes)) if classes.count(index) >= shots]
+            if enough:
+                chosen = enough[:SAMPLE_CLASSES]
+                return [np.stack([classes.image(index, image) for image in range(shots)]) for index in chosen]
+        return []
+
+
+def _resolved(options: TrainOptions, split: Split, fabric: Fabric) -> TrainOptions:
+    """The options with nothing left to chance: two runs are the same if these are."""
+    data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
+    device: Device = "cpu" if fabric.device.type == "cpu" else "cuda"
+    return dataclasses.replace(options, data=data, seen_classes=len(split.seen), device=device)
+
+
+def _check_continuation(options: TrainOptions, split: Split, checkpoint: Checkpoint) -> None:
+    if checkpoint.about["classes"] != list(split.seen.class_names):
+        raise UserError(f"cannot resume {options.output}: the seen classes of {options.data} are not what they were")
+    if checkpoint.step > options.steps:
+        raise UserError(f"--steps {options.steps}, expected at least {checkpoint.step}: as many are done")

@@ -1,0 +1,203 @@
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from typing import get_args, get_type_hints
+
+import pytest
+import runs
+
+import pyeqgan.options
+from pyeqgan import cli
+from pyeqgan.options import TrainOptions, flag
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return runs.write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+def call(capsys, *arguments):
+    status = cli.main([str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    return status, told.out, told.err
+
+
+def help_of(capsys, *command):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--help"])
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+def python(*arguments, encoding="utf-8"):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, encoding=encoding, timeout=60, env=environment
+    )
+
+
+def test_help_lists_the_commands_each_on_its_line(capsys):
+    told = help_of(capsys)
+    for command in cli.COMMANDS:
+        assert re.search(rf"• {command} +[A-Z]", told)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_is_explained_and_every_command_has_an_example(capsys, command):
+    told = help_of(capsys, command)
+    assert f"examples:\n  pyeqgan {command}" in told
+    text = re.sub(r"│|\{.*?\}", "", told.partition("show this help message")[2], flags=re.DOTALL)
+    text = " ".join(text.split())
+    for field in dataclasses.fields(cli.COMMANDS[command][0]):
+        explained = rf"{flag(field.name)}(, --\S+)? [^a-z(]*[a-z]{{2}}"  # a word between the flag and "(default: …)"
+        assert re.search(explained, text), field.name
+
+
+def test_the_flags_are_those_that_were_promised(capsys):
+    train = help_of(capsys, "train")
+    promised = "data output steps image-size batch-size shots width seed checkpoint-every device precision resume force"
+    assert all(re.search(rf"^[ │]+--{name}\b", train, re.MULTILINE) for name in promised.split())
+    assert "--no-resume" not in train and "--no-force" not in train
+    assert "{auto,cpu,cuda}" in train and "{32,bf16-mixed}" in train
+    generate = help_of(capsys, "generate")
+    assert all(
+        re.search(rf"^[ │]+--{name}\b", generate, re.MULTILINE)
+        for name in ["checkpoint", "images", "count", "output", "seed"]
+    )
+
+
+def test_help_needs_no_torch_and_python_m_is_the_same_command():
+    asked = "import sys; from pyeqgan import cli\ntry: cli.main(['train', '--help'])\nfinally:"
+    asked += " assert 'torch' not in sys.modules"
+    light, module = python("-c", asked), python("-m", "pyeqgan", "train", "--help")
+    assert (light.returncode, module.returncode) == (0, 0), light.stderr + module.stderr
+    assert light.stdout == module.stdout
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_mistake_is_told_alike_in_every_encoding(encoding):
+    told = python("-m", "pyeqgan", "train", "--device", "tpu", encoding=encoding)
+    assert (told.returncode, told.stdout) == (2, "")
+    expected = (
+        "invalid choice 'tpu' for argument '--device'. Expected one of ('auto', 'cpu', 'cuda'). (--help tells more)"
+    )
+    assert told.stderr == f"pyeqgan: {expected}\n"
+    told = python("-m", "pyeqgan", "generate", "--help", encoding=encoding)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", "Expected one of {train"),
+        ("paint", "paint"),
+        ("train", "--output"),
+        ("train --output OUT --device tpu", "invalid choice 'tpu' for argument '--device'"),
+        ("train --output OUT --device cuda", "--device cuda: torch sees no CUDA device"),
+        ("train --output OUT --colour red", "--colour"),
+        ("train --output OUT --steps many", "--steps"),
+        ("train --output OUT --steps 0", "--steps 0, expected at least 1"),
+        ("train --output OUT --batch-size 0", "--batch-size 0, expected at least 1"),
+        ("train --output OUT --shots 0", "--shots 0, expected at least 1"),
+        ("train --output OUT --shots 4", "class 'a' has 3 images, expected at least 4"),
+        ("train --output OUT --seed -1", "--seed -1, expected 0 to 4294967295"),
+        ("train --output OUT --image-size 40", "--image-size 40, expected a multiple of 16"),
+        ("train --output OUT --width nan", "--width nan, expected a finite number above 0"),
+        ("train --output OUT --width 0", "--width 0.0, expected a finite number above 0"),
+        ("train --output OUT --learning-rate inf", "--learning-rate inf"),
+        ("train --output OUT --penalty-weight -1", "--penalty-weight -1.0"),
+        ("train --output OUT --ema-decay 1", "--ema-decay 1.0"),
+        ("train --output OUT --fusion-rate 2", "--fusion-rate 2.0"),
+        ("train --output OUT --seen-classes 9", "seen classes 9, expected 1 to 4"),
+        ("train --output OUT --data NONE", "no folder"),
+        ("train --output OUT --data EMPTY", "no class folders"),
+        ("train --output OUT --data BROKEN", "cannot read image"),
+        ("train --output FILE/run", "cannot write"),
+        ("train --output FILE", "cannot write"),
+        ("train --output /proc/run", "cannot write /proc/run"),
+        ("train --output OUT --resume", "no run in"),
+        ("train --output OUT --resume --force", "expected one of them, got both"),
+        ("generate --checkpoint NONE --images PICTURE --output OUT", "no checkpoint in"),
+        ("generate --checkpoint EMPTY --images PICTURE --output OUT", "no checkpoint in"),
+        ("generate --checkpoint NONE --images --output OUT", "--images: expected at least one image"),
+        ("generate --checkpoint NONE --images PICTURE --output OUT --count 0", "--count 0"),
+        ("generate --checkpoint NONE --images PICTURE --output OUT --shots 2", "--shots 2, expected 1 to 1"),
+        ("evaluate --checkpoint NONE --output OUT", "no checkpoint in"),
+        ("evaluate --checkpoint NONE --output OUT --fakes-per-class 0", "--fakes-per-class 0"),
+        ("evaluate --checkpoint NONE --output OUT --device cuda", "--device cuda: torch sees no CUDA device"),
+    ],
+)
+def test_bad_input_is_answered_on_one_line(capsys, photos, tmp_path, arguments, expected):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").write_text("mine")
+    for index in range(3):
+        picture = tmp_path / "BROKEN" / "a" / f"{index}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_text("no picture")
+    places = {name: tmp_path / name for name in ("OUT", "NONE", "EMPTY", "FILE", "BROKEN")}
+    places["PICTURE"] = photos / "a" / "0.png"
+    words = [re.sub(r"^[A-Z]+", lambda name: str(places[name[0]]), word) for word in arguments.split()]
+    if "train" in words and "--data" not in words and "--resume" not in words:
+        words += ["--data", str(photos)]
+    if words[:1] == ["train"]:
+        small = [*runs.FLAGS, "--steps", "2"]
+        given = {word for word in words if word.startswith("--")}
+        words += [w for pair in zip(small[::2], small[1::2], strict=True) if pair[0] not in given for w in pair]
+    status, out, err = call(capsys, *words)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("pyeqgan: ") and err.count("\n") == 1 and expected in err
+    if "BROKEN" not in arguments:
+        assert not (tmp_path / "OUT").exists()
+    assert (tmp_path / "FILE").read_text() == "mine"
+
+
+def test_a_resumed_run_needs_no_options_but_its_folder(capsys, photos, tmp_path):
+    common = ["--data", photos, "--output", tmp_path / "run", *runs.FLAGS, "--no-flip"]
+    assert call(capsys, "train", *common, "--steps", 1)[0] == 0
+    status, out, _ = call(capsys, "train", "--output", tmp_path / "run", "--resume")
+    assert (status, out) == (0, f"{tmp_path / 'run'} is finished: all its 1 steps are done\n")
+    status, out, _ = call(capsys, "train", *common, "--resume", "--steps", 2)
+    assert status == 0 and "resuming" in out and "finished: 2 steps" in out
+    status, _, err = call(capsys, "train", "--output", tmp_path / "run", "--resume", "--width", 1, "--flip")
+    assert status == 2
+    assert err == (
+        f"pyeqgan: cannot resume {tmp_path / 'run'} with other options: "
+        "--width was 0.125, now 1.0; --flip was False, now True\n"
+    )
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "run", lambda options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["info"])
+
+
+def test_info_and_doctor_answer(capsys):
+    status, out, _ = call(capsys, "info", "--json")
+    assert status == 0 and out.startswith("{")
+    status, out, _ = call(capsys, "doctor")
+    assert status == 0 and "bilateral_propagation" in out
+
+
+def test_bench_measures_what_it_is_told_to(capsys):
+    told = ["--op", "bilateral_propagation", "--threads", 1, "--rounds", 1, "--no-compiled"]
+    assert cli.parse(["bench", *map(str, told)]) == cli.BenchOptions(("bilateral_propagation",), (1,), 1, False)
+
+
+def test_the_choices_are_those_of_the_models():
+    from pyeqgan.models.eqgan import config as eqgan_config
+    from pyeqgan.training import losses
+
+    for module, names in ((eqgan_config, ("Fusion", "Equalization", "Detail")), (losses, ("Penalty",))):
+        for name in names:
+            assert get_args(getattr(pyeqgan.options, name)) == get_args(getattr(module, name))
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+    for field in dataclasses.fields(eqgan_config.EqGANConfig):
+        assert field.name == "num_classes" or defaults[field.name] == field.default
+    weights = losses.LossWeights()
+    assert (weights.penalty, weights.penalty_every) == (defaults["penalty"], defaults["penalty_every"])
+    for name in get_type_hints(losses.LossWeights).keys() - {"penalty", "penalty_every"}:
+        assert defaults[name if name.endswith("weight") else f"{name}_weight"] == getattr(weights, name)

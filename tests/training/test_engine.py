@@ -1,0 +1,110 @@
+import pytest
+import runs
+import torch
+
+from pyeqgan.data import EpisodeSampler, open_data
+from pyeqgan.errors import UserError
+from pyeqgan.training.checkpoint import load_checkpoint, save_checkpoint
+from pyeqgan.training.engine import Engine, launch, learning_rate, model_config, step_rng
+
+EVERY_LOSS = {"penalty_every": 2, "mode_seeking_weight": 1.0}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    torch.set_num_threads(1)
+    return runs.write_photos(tmp_path / "photos")
+
+
+def build(data, tmp_path, **changed):
+    options = runs.run_options(data, tmp_path / "run", **changed)
+    classes = open_data(options.data, image_size=32).seen
+    sampler = EpisodeSampler(classes, batch_size=options.batch_size, shots=options.shots, seed=options.seed)
+    return Engine(options, model_config(options, len(classes)), launch(options.device, options.precision)), sampler
+
+
+def advance(engine, sampler, steps):
+    losses = []
+    for _ in range(steps):
+        episode = sampler.episode(engine.step)
+        losses.append(engine.advance(episode.images, episode.labels))
+    return losses
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_going_on_from_a_checkpoint_is_bitwise_the_same(photos, tmp_path, precision, seed):
+    options = {"seed": seed, "precision": precision, **EVERY_LOSS}
+    straight, sampler = build(photos, tmp_path, **options)
+    first = advance(straight, sampler, 2)
+    path = save_checkpoint(tmp_path, straight.step, straight.parts(), {})
+    second = advance(straight, sampler, 2)
+
+    torch.rand(7)  # the global generator has no say
+    resumed, sampler = build(photos, tmp_path, **options)
+    resumed.load(load_checkpoint(path))
+    assert advance(resumed, sampler, 2) == second
+    assert first[0].keys() == second[0].keys() != second[1].keys(), "the penalty is due at every second step"
+
+    assert resumed.step == straight.step == 4
+    parts = resumed.parts()
+    for part, tensors in straight.parts().items():
+        assert tensors.keys() == parts[part].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, parts[part][name]), f"{part} {name}"
+    references = sampler.episode(9).images[0]
+    assert torch.equal(straight.generate(references, 2, 5), resumed.generate(references, 2, 5))
+
+
+def test_a_step_changes_every_parameter_and_the_average_follows(photos, tmp_path):
+    engine, sampler = build(photos, tmp_path)
+    before = {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in engine.parts().items()}
+    advance(engine, sampler, 1)
+    after = engine.parts()
+    for part, network in (("generator", engine.generator), ("discriminator", engine.discriminator)):
+        for name, _ in network.named_parameters():
+            assert not torch.equal(after[part][name], before[part][name]), f"{part} {name}"
+    weights = [name for name, _ in engine.generator.named_parameters()]
+    assert any(not torch.equal(after["ema"][name], after["generator"][name]) for name in weights)
+    assert any(not torch.equal(after["ema"][name], before["ema"][name]) for name in weights)
+
+
+def test_the_optimisers_are_as_published(photos, tmp_path):
+    engine, sampler = build(photos, tmp_path, learning_rate=3e-4, weight_decay=2e-4)
+    advance(engine, sampler, 3)  # of 4: the rate is falling
+    for optimizer in engine._optimizers.values():
+        (group,) = optimizer.param_groups
+        assert (group["betas"], group["weight_decay"], group["lr"]) == ((0.5, 0.999), 2e-4, 3e-4)
+    advance(engine, sampler, 1)
+    assert engine._optimizers["generator"].param_groups[0]["lr"] == 1.5e-4
+
+
+@pytest.mark.parametrize("part", ["generator", "discriminator"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_no_checkpoint(photos, tmp_path, part, value):
+    engine, _ = build(photos, tmp_path)
+    with torch.no_grad():
+        name, parameter = next(getattr(engine, part).named_parameters())
+        parameter.view(-1)[0] = value
+    with pytest.raises(UserError, match=f"{part}'s {name} is not finite after step 0"):
+        engine.parts()
+
+
+def test_images_that_are_not_finite_are_no_sample(photos, tmp_path):
+    engine, sampler = build(photos, tmp_path)
+    references = sampler.episode(0).images[0]
+    for parameter in engine.average.parameters():
+        parameter.fill_(float("nan"))
+    with pytest.raises(UserError, match="generated images are not finite after step 0"):
+        engine.generate(references, 1, 0)
+
+
+def test_the_learning_rate_is_constant_for_half_then_linear_to_zero():
+    rates = [learning_rate(1e-4, step, 10) for step in range(11)]
+    assert rates[:6] == [1e-4] * 6
+    assert rates[5:] == pytest.approx([1e-4, 8e-5, 6e-5, 4e-5, 2e-5, 0])
+
+
+def test_each_step_has_its_own_randomness():
+    draws = {(seed, step): torch.rand(4, generator=step_rng(seed, step)) for seed in (0, 1) for step in range(3)}
+    assert torch.equal(draws[1, 2], torch.rand(4, generator=step_rng(1, 2)))
+    assert len({tuple(draw.tolist()) for draw in draws.values()}) == len(draws)
