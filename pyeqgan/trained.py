@@ -13,13 +13,14 @@ from torch import Tensor
 from pyeqgan.data import Split, open_data, to_tensor, to_uint8
 from pyeqgan.data.folders import read_image
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation import FeatureConfig, evaluate_generator
+from pyeqgan.evaluation import FeatureConfig, evaluate_generator, write_page
 from pyeqgan.evaluation.classify import Progress
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest, writing
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, square_columns
+from pyeqgan.training.run_folder import CURVES
 
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
 
@@ -84,8 +85,10 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
         force=options.force,
         features=FeatureConfig(steps=options.feature_steps, seed=options.seed),
     )
+    losses = options.checkpoint / CURVES
+    page = write_page(options.output, result, pictures={"Losses of the training": losses} if losses.exists() else {})
     report(result.verdict())
-    report(f"numbers and pictures in {options.output}")
+    report(f"numbers and pictures: {page}")
 
 
 def _generator(checkpoint: Checkpoint) -> EqGANGenerator:

@@ -34,7 +34,9 @@ def test_numbers_and_pictures_of_the_unseen_classes(evaluate, trained, tmp_path)
     status, out, err = evaluate(tmp_path / "evaluation")
     assert (status, err) == (0, "")
     assert f"evaluating {trained / 'checkpoints' / 'step_00000001'}" in out
-    assert out.splitlines()[-1] == f"numbers and pictures in {tmp_path / 'evaluation'}"
+    page = tmp_path / "evaluation" / "index.html"
+    assert out.splitlines()[-1] == f"numbers and pictures: {page}"
+    assert "data:image/png;base64," in page.read_text(encoding="utf-8")
     result = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert result["classes"].keys() == {"d", "e"}
     assert result["settings"]["fakes_per_class"] == 4 and result["settings"]["shots"] == 2

@@ -1,0 +1,42 @@
+"""Intervals over classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pyeqgan.evaluation.bootstrap import Estimate, bootstrap, bootstrap_mean
+
+
+def test_one_class_has_no_interval() -> None:
+    assert bootstrap_mean([3.0], seed=0) == Estimate(3.0, None)
+
+
+def test_equal_classes_leave_no_doubt() -> None:
+    assert bootstrap_mean([0.25] * 7, seed=0) == Estimate(0.25, (0.25, 0.25))
+
+
+def test_interval_of_a_mean_is_the_normal_one_for_many_classes() -> None:
+    values = np.random.default_rng(5).normal(2.0, 3.0, 200).tolist()
+    estimate = bootstrap_mean(values, seed=1)
+    assert estimate.interval is not None
+    low, high = estimate.interval
+    half = 1.96 * float(np.std(values)) / 200**0.5
+    assert estimate.value == pytest.approx(np.mean(values))
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+    assert (high + low) / 2 == pytest.approx(estimate.value, abs=half / 5)
+
+
+def test_seeds() -> None:
+    values = list(map(float, range(9)))
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+
+
+def test_bias_of_repeated_classes_is_taken_off() -> None:
+    # The number of different classes is never above that of the draw: a plain percentile interval would miss it.
+    estimate = bootstrap(lambda classes: float(len(set(classes))), 20, seed=0)
+    assert estimate.value == 20
+    assert estimate.interval is not None
+    low, high = estimate.interval
+    assert low < 20 < high
