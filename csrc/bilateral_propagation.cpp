@@ -88,8 +88,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_y_, const Tensor& x_, con
   const std::optional<Tensor> gate = dense_gate(gate_);
   cpu::BilateralPropagation p = describe(kBackward, x, gate, sigma, radius);
   const ScalarType dtype = x.scalar_type(), accumulation = accumulation_dtype(dtype);
-  for (const auto& [name, value, channels, expected] :
-       {std::tuple("grad_y", grad_y, 2 * p.channels, dtype), std::tuple("affinity", affinity, int64_t{9}, accumulation)}) {
+  for (const auto& [name, value, channels, expected] : {std::tuple("grad_y", grad_y, 2 * p.channels, dtype),
+                                                        std::tuple("affinity", affinity, int64_t{9}, accumulation)}) {
     check_cpu(kBackward, name, value);
     check_shape(kBackward, name, value, {p.batch, channels, p.height, p.width});
     check_dtype(kBackward, name, value, expected);

@@ -510,6 +510,7 @@ def equalization_consistency_loss(
         a = (e.detach() if detach == "equalized" else e).to(dtype)
         b = (d.detach() if detach == "decoded" else d).to(dtype)
         if a.numel() == 0:
+            total = total + a.sum() + b.sum()  # 0, attached to the graph
             continue
         if distance == "cosine":
             value = 1 - F.cosine_similarity(a, b, dim=1, eps=1e-8)

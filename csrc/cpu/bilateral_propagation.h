@@ -20,9 +20,9 @@ struct BilateralPropagation {
   // Backward only.
   const void* grad_y;  // T, strides of its own
   Strides grad_y_strides;
-  void* grad_x;       // T, strides of x; null if not needed
-  void* grad_v;       // A, strides of x: the gradient of v = gate·x while it is summed; may be grad_x itself
-  void* grad_gates;   // A (B,bands,C): one share per band of rows, or null
+  void* grad_x;      // T, strides of x; null if not needed
+  void* grad_v;      // A, strides of x: the gradient of v = gate·x while it is summed; may be grad_x itself
+  void* grad_gates;  // A (B,bands,C): one share per band of rows, or null
 
   // The work is cut the same way whatever the number of threads, so results do not depend on it.
   int64_t channel_blocks() const { return (channels + kChannelBlock - 1) / kChannelBlock; }

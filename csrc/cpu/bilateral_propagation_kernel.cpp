@@ -4,100 +4,13 @@
 // truncated Gaussian is applied unnormalised and divided by the weight that lies inside the map.
 // Range: a band of rows (and its halo) passes twice, once for the similarities of neighbours, once for the blend.
 #include "bilateral_propagation.h"
-
-#include <cmath>
-
 #include "image.h"
 #include "scratch.h"
+#include "smoother.h"
 
 namespace {
 
 using Problem = pyeqgan::cpu::BilateralPropagation;
-
-// The Gaussian's taps exp(−k²/2σ²) for 0 <= k <= radius, and 1 / (their sum inside the map) for each position.
-template <class A>
-void gaussian(double sigma, int64_t radius, A* taps) {
-  for (int64_t k = 0; k <= radius; ++k) taps[k] = static_cast<A>(std::exp(-double(k * k) / (2 * sigma * sigma)));
-}
-
-template <class A>
-void inverse_weights(double sigma, int64_t radius, int64_t size, A* inverse) {
-  for (int64_t i = 0; i < size; ++i) {
-    double sum = 0;
-    for (int64_t j = std::max<int64_t>(0, i - radius); j < std::min(size, i + radius + 1); ++j)
-      sum += std::exp(-double((i - j) * (i - j)) / (2 * sigma * sigma));
-    inverse[i] = static_cast<A>(1 / sum);
-  }
-}
-
-// Filters the planes of one channel block. Forward: A_H v A_Wᵀ, the weights divided out after the filter;
-// backward: A_Hᵀ g A_W, divided out before it.
-template <class A>
-class Smoother {
- public:
-  Smoother(int64_t height, int64_t width, double sigma, int64_t radius)
-      : height_(height),
-        width_(width),
-        // Taps beyond the map never meet an element of it.
-        row_radius_(std::min(radius, std::max<int64_t>(width - 1, 0))),
-        column_radius_(std::min(radius, std::max<int64_t>(height - 1, 0))),
-        tile_(make_tile<A>(height, width, row_radius_)),
-        taps_(std::max(row_radius_, column_radius_) + 1),
-        inverse_rows_(height),
-        inverse_columns_(tile_.row),
-        filtered_(height * tile_.row) {
-    gaussian(sigma, std::max(row_radius_, column_radius_), taps_.get());
-    inverse_weights(sigma, radius, height, inverse_rows_.get());
-    std::fill(inverse_columns_.get(), inverse_columns_.get() + tile_.row, A(0));
-    inverse_weights(sigma, radius, width, inverse_columns_.get() + tile_.margin);
-  }
-
-  const Tile& tile() const { return tile_; }
-
-  template <bool backward>
-  void run(A* plane) const {
-    const A* taps = taps_.get();
-    const A* columns = inverse_columns_.get() + tile_.margin;
-    if constexpr (backward) {
-      for (int64_t r = 0; r < height_; ++r) {
-        const Vec<A> row_weight(inverse_rows_.get()[r]);
-        A* row = plane + r * tile_.row + tile_.margin;
-        for (int64_t w = 0; w < width_; w += kLanes<A>)
-          (Vec<A>::loadu(row + w) * row_weight * Vec<A>::loadu(columns + w)).store(row + w, std::min(kLanes<A>, width_ - w));
-      }
-    }
-    for (int64_t r = 0; r < height_; ++r) {
-      const A* row = plane + r * tile_.row + tile_.margin;
-      A* target = filtered_.get() + r * tile_.row + tile_.margin;
-      for (int64_t w = 0; w < width_; w += kLanes<A>) {
-        Vec<A> sum = Vec<A>::loadu(row + w) * Vec<A>(taps[0]);
-        for (int64_t k = 1; k <= row_radius_; ++k)
-          sum = fmadd(Vec<A>::loadu(row + w - k) + Vec<A>::loadu(row + w + k), Vec<A>(taps[k]), sum);
-        sum.store(target + w);
-      }
-    }
-    for (int64_t r = 0; r < height_; ++r) {
-      const int64_t above = std::min(column_radius_, r), below = std::min(column_radius_, height_ - 1 - r);
-      const Vec<A> row_weight(inverse_rows_.get()[r]);
-      const A* row = filtered_.get() + r * tile_.row + tile_.margin;
-      A* target = plane + r * tile_.row + tile_.margin;
-      for (int64_t w = 0; w < width_; w += kLanes<A>) {
-        Vec<A> sum = Vec<A>::loadu(row + w) * Vec<A>(taps[0]);
-        for (int64_t k = 1; k <= above; ++k)
-          sum = fmadd(Vec<A>::loadu(row + w - k * tile_.row), Vec<A>(taps[k]), sum);
-        for (int64_t k = 1; k <= below; ++k)
-          sum = fmadd(Vec<A>::loadu(row + w + k * tile_.row), Vec<A>(taps[k]), sum);
-        if constexpr (!backward) sum = sum * row_weight * Vec<A>::loadu(columns + w);
-        sum.store(target + w, std::min(kLanes<A>, width_ - w));
-      }
-    }
-  }
-
- private:
-  int64_t height_, width_, row_radius_, column_radius_;
-  Tile tile_;
-  Scratch<A> taps_, inverse_rows_, inverse_columns_, filtered_;
-};
 
 template <class T>
 void gates(const Problem& p, int64_t image, int64_t channel, int64_t count, Acc<T>* to) {
@@ -203,7 +116,8 @@ void range_items(const Problem& p, int64_t begin, int64_t end) {
             const Vec<A> self = Vec<A>::loadu(centre + w);
             for (int64_t k = 0; k < 9; ++k) {
               A* sum = sums + k * tile.channel + w;
-              fmadd(self, Vec<A>::loadu(centre + w + (k / 3 - 1) * tile.row + k % 3 - 1), Vec<A>::loadu(sum)).store(sum);
+              fmadd(self, Vec<A>::loadu(centre + w + (k / 3 - 1) * tile.row + k % 3 - 1), Vec<A>::loadu(sum))
+                  .store(sum);
             }
           }
         }
@@ -255,8 +169,7 @@ void range_items(const Problem& p, int64_t begin, int64_t end) {
 // Σ_c g_ic v_jc for rows [first − 1, last + 1) of a band and the 9 neighbours j of each pixel i, then
 // dz_ij = a_ij (da_ij − Σ_k a_ik da_ik) / C in place. Zero outside the map.
 template <class T>
-void similarity_gradient(const Problem& p, const Band<T>& band, const Tile& tile, Acc<T>* v, Acc<T>* grad,
-                         Acc<T>* to) {
+void similarity_gradient(const Problem& p, const Band<T>& band, const Tile& tile, Acc<T>* v, Acc<T>* grad, Acc<T>* to) {
   using A = Acc<T>;
   const int64_t step = p.x_strides.w == 1 && p.grad_y_strides.w == 1 ? 1 : p.kChannelBlock;
   A gate[Problem::kChannelBlock];
@@ -302,7 +215,8 @@ void similarity_gradient(const Problem& p, const Band<T>& band, const Tile& tile
       }
       // What a whole vector left beyond the map must not be read as a neighbour.
       if (n < kLanes<A>)
-        for (int64_t k = 0; k < 9; ++k) std::fill(sums + k * tile.channel + n, sums + k * tile.channel + kLanes<A>, A(0));
+        for (int64_t k = 0; k < 9; ++k)
+          std::fill(sums + k * tile.channel + n, sums + k * tile.channel + kLanes<A>, A(0));
     }
   }
 }
@@ -325,8 +239,7 @@ void gather_weights(const Problem& p, const Band<T>& band, const Tile& tile, con
       A* to = share + k * tile.channel + offset;
       const bool outside = r + down < 0 || r + down >= p.height;
       const A* from = affinity + ((8 - k) * p.height + r + down) * p.width + right;
-      for (int64_t w = 0; w < p.width; ++w)
-        to[w] = outside || w + right < 0 || w + right >= p.width ? A(0) : from[w];
+      for (int64_t w = 0; w < p.width; ++w) to[w] = outside || w + right < 0 || w + right >= p.width ? A(0) : from[w];
     }
   }
 }
@@ -355,7 +268,8 @@ void range_backward_items(const Problem& p, int64_t begin, int64_t end) {
       load_rows<T>(grad_y + c * p.grad_y_strides.c, p.grad_y_strides, n, p.height, p.width, band.top(), band.bottom(),
                    nullptr, grad.get(), tile);
       const A* spatial_part = static_cast<const A*>(p.grad_v) + band.b * p.x_strides.b + c * p.x_strides.c;
-      load_rows<A>(spatial_part, p.x_strides, n, p.height, p.width, band.first, band.last, nullptr, spatial.get(), tile);
+      load_rows<A>(spatial_part, p.x_strides, n, p.height, p.width, band.first, band.last, nullptr, spatial.get(),
+                   tile);
       for (int64_t i = 0; i < n; ++i) {
         squash(v.get() + i * tile.channel, squashed.get(), tile, p.height, p.width, band.top(), band.bottom());
         for (int64_t r = band.first; r < band.last; ++r) {

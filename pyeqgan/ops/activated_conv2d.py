@@ -189,9 +189,12 @@ library.define(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, _, *ctx.options = inputs
     ctx.save_for_backward(x, weight)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:  # a second derivative that is zero arrives so: no pass is spent on it either
+        return (None,) * 7
     needs = asked_for(ctx)[:3]
     grads = torch.ops.pyeqgan.activated_conv2d_backward.default(grad_y, *ctx.saved_tensors, *ctx.options, *needs)
     return *map(library.optional, grads, needs), None, None, None, None

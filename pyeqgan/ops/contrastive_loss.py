@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyeqgan import reference
 from pyeqgan.ops import _checks as check
+from pyeqgan.ops import _contrastive_blocks as blocks
 from pyeqgan.ops import _library as library
 
 if TYPE_CHECKING:
@@ -197,24 +198,21 @@ def _backward_oracle(
     need_keys: bool,
     need_temperature: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    def forward(queries: Tensor, keys: Tensor | None, temperature: Tensor) -> Tensor:
-        return _oracle(
-            queries,
-            query_labels,
-            keys,
-            key_labels,
-            temperature,
-            mode,
-            normalize,
-            ignore_index,
-            query_ids,
-            key_ids,
-        )[0]
-
-    grad_queries, grad_keys, grad_temperature = library.composed_backward(
-        forward, (queries, keys, temperature), (grad_loss,), (need_queries, need_keys, need_temperature)
+    return blocks.backward_of_rows(
+        slice(None),
+        grad_loss,
+        queries,
+        query_labels,
+        keys,
+        key_labels,
+        temperature,
+        mode,
+        normalize,
+        ignore_index,
+        query_ids,
+        key_ids,
+        (need_queries, need_keys, need_temperature),
     )
-    return grad_queries.contiguous(), grad_keys.contiguous(), grad_temperature
 
 
 def _backward_fake(
@@ -282,4 +280,4 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
 
 
 library.differentiate(NAME, _backward, _setup_context)
-library.differentiate_composed(f"{NAME}_backward")
+library.differentiate(f"{NAME}_backward", blocks.double_backward, blocks.setup_context)

@@ -1,0 +1,43 @@
+"""The emulated kernels again, under AddressSanitizer and UndefinedBehaviorSanitizer, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "emulation.py or (pieces and 101376) or asked or (passes and sliced)",
+        pytest.param("not (emulation.py or asked)", marks=pytest.mark.slow),
+    ],
+)
+def test_emulated_kernels_under_sanitizers(selection):
+    names = ("libasan.so", "libubsan.so", "libstdc++.so")
+    found = [
+        subprocess.run(["g++", f"-print-file-name={n}"], capture_output=True, text=True).stdout.strip() for n in names
+    ]
+    if not all(os.path.isabs(f) for f in found):
+        pytest.skip(f"g++ has no {' or '.join(names)}")
+    environment = {
+        **os.environ,
+        "EMULATION_SANITIZE": "1",
+        "LD_PRELOAD": " ".join(found),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    tests = [HERE / "test_emulation.py", HERE / "test_bilateral_propagation_emulated.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", "-k", selection]
+    done = subprocess.run(
+        [*command, *map(str, tests)], env=environment, capture_output=True, text=True, cwd=HERE.parents[1]
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
