@@ -17,10 +17,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# torch comes first and from the constraints file: an unpinned torch would bring gigabytes of CUDA packages.
+# torch comes first and from the constraints file: an unpinned torch would bring gigabytes of CUDA packages. The module
+# is built beside the sources, where build/ keeps the objects: only what has changed is compiled again.
 $(STAMP): $(BIN)/python constraints.txt pyproject.toml $(SOURCES)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pybind11
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,triton,plots]'
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	PYEQGAN_NATIVE=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,triton,plots]'
 	touch $@
 
 install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the development tools

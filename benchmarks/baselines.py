@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def bilateral_propagation(x: Tensor, gate: Tensor, *, sigma: float = 1.5) -> Tensor:
@@ -68,14 +69,30 @@ def contrastive_loss(
     """Per-positive InfoNCE with the whole similarity matrix, as pixel-contrast code writes it."""
     q = F.normalize(queries, dim=1)
     k = q if keys is None else F.normalize(keys, dim=1)
-    other = query_labels if key_labels is None else key_labels
-    s = q @ k.T / 0.1
-    equal = query_labels[:, None] == other
+    equal = query_labels[:, None] == (query_labels if key_labels is None else key_labels)
     positive = equal & ~torch.eye(len(q), dtype=torch.bool, device=q.device) if keys is None else equal
+    return _contrast(q, k, equal, positive) / (positive.sum(1) > 0).sum()
+
+
+def contrastive_loss_in_chunks(queries: Tensor, labels: Tensor, *, rows: int = 1024) -> Tensor:
+    """Self-contrast with ``rows`` rows of the matrix at a time, each computed again for its backward."""
+    q = F.normalize(queries, dim=1)
+    place = torch.arange(len(q), device=q.device)
+
+    def chunk(q: Tensor, here: Tensor) -> Tensor:
+        equal = labels[here][:, None] == labels
+        return _contrast(q[here], q, equal, equal & (here[:, None] != place))
+
+    total: Tensor = sum(checkpoint(chunk, q, here, use_reentrant=False) for here in place.split(rows))
+    counts = labels.unique(return_counts=True)[1]
+    return total / counts[counts > 1].sum()
+
+
+def _contrast(q: Tensor, k: Tensor, equal: Tensor, positive: Tensor) -> Tensor:
+    """The sum of the rows' losses."""
+    s = q @ k.T / 0.1
     boundary = s.masked_fill(equal, -torch.inf).logsumexp(1, keepdim=True)
-    count = positive.sum(1)
-    rows = (F.softplus(boundary - s) * positive).sum(1) / count.clamp_min(1)
-    return rows.sum() / (count > 0).sum()
+    return ((F.softplus(boundary - s) * positive).sum(1) / positive.sum(1).clamp_min(1)).sum()
 
 
 def equalization_consistency_loss(equalized: Sequence[Tensor], decoded: Sequence[Tensor]) -> Tensor:

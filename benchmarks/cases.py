@@ -1,4 +1,4 @@
-"""The problems measured: every operation at the shapes of the models (EqGAN at 128², B 8, K 3)."""
+"""The problems measured: every operation at the shapes of the models (EqGAN at 128², B 8, K 3), or at tiny ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pyeqgan.benchmarks import baselines
 
 @dataclass(frozen=True)
 class Case:
-    """One operation on one problem.
+    """One operation, or one variant of it ("self"), on one problem.
 
     ``make(layout)`` returns the differentiable tensors; ``ours`` and ``eager`` map them to a tensor whose gradients
-    are taken. ``flops`` are those of the products of one forward and backward pass, 0 where there are none to speak of.
+    are taken. ``flops`` are those of the direct form's products in one forward and backward pass, each product
+    counted once (a kernel that needs fewer, as Winograd's, may exceed the machine's rate); 0 where there are none.
+    ``compiled``: whether the eager form is one that torch.compile takes.
     """
 
     operation: str
@@ -27,9 +29,40 @@ class Case:
     eager: Callable[..., Tensor]
     layouts: tuple[str, ...] = ("contiguous",)
     flops: float = 0.0
+    compiled: bool = True
+    variant: str = ""
 
 
 BOTH = ("contiguous", "channels_last")
+
+
+def cases(*, tiny: bool = False) -> list[Case]:
+    """All of them; ``tiny``: one of every operation, to try the tools themselves. Labels and positions are fixed."""
+    draw = torch.Generator().manual_seed(0)
+    batch = 2 if tiny else 8
+    bilateral = [(6, 8)] if tiny else [(128, 32), (64, 64), (32, 128)]
+    local = [(6, 4)] if tiny else [(128, 8), (128, 16), (128, 32)]
+    decoder = [(4, 4, 4, 4)] if tiny else [(128, 128, 128, 16), (128, 128, 64, 32), (64, 64, 32, 64)]
+    convolution = [(4, 8)] if tiny else [(128, 64), (256, 32), (512, 16)]
+    contrast = [(96, 8)] if tiny else [(1024, 256), (2048, 128), (4096, 128), (8192, 64)]
+    pyramid = [(6, 8)] if tiny else [(128, 16), (128, 32), (64, 64), (32, 128)]
+    inputs = 4 if tiny else 128
+    return [
+        *(bilateral_propagation(batch, *p) for p in bilateral),
+        *(local_fusion(batch, *p, draw) for p in local),
+        *(skip_decoder_block(batch, *p) for p in decoder),
+        *(activated_conv2d(batch, *p) for p in convolution),
+        *(contrastive_loss(*p, draw, own_keys=own_keys) for p in contrast for own_keys in (False, True)),
+        consistency_loss(batch, pyramid),
+        *(equalization_fusion(batch, inputs, *p) for p in pyramid),
+    ]
+
+
+def scaling(*, tiny: bool = False) -> list[Case]:
+    """Self-contrast of ever more rows; the eager form goes in chunks where the whole matrix is beyond a laptop."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = (64, 128) if tiny else (1024, 2048, 4096, 8192, 16384, 32768)
+    return [contrastive_loss(n, 64, draw, own_keys=False, in_chunks=n > 8192) for n in sizes]
 
 
 def _normal(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -37,60 +70,44 @@ def _normal(*shape: int, layout: torch.memory_format = torch.contiguous_format) 
     return x.contiguous(memory_format=layout) if x.dim() == 4 else x
 
 
-def cases() -> list[Case]:
-    """All of them, the problems of benchmarks.md first."""
-    found: list[Case] = []
-    for channels, size in ((128, 32), (64, 64), (32, 128)):
-        found.append(_bilateral(channels, size))
-    for size in (8, 16, 32):
-        found.append(_local_fusion(size))
-    for cx, cs, co, size in ((128, 128, 128, 16), (128, 128, 64, 32), (64, 64, 32, 64)):
-        found.append(_skip_decoder(cx, cs, co, size))
-    for channels, size in ((128, 64), (256, 32), (512, 16)):
-        found.append(_activated_conv(channels, size))
-    for n, d in ((1024, 256), (2048, 128), (4096, 128), (8192, 64)):
-        found += [_contrastive(n, d, own_keys=False), _contrastive(n, d, own_keys=True)]
-    found.append(_consistency())
-    for channels, size in ((128, 16), (128, 32), (64, 64), (32, 128)):
-        found.append(_equalization(channels, size))
-    return found
-
-
-def _bilateral(channels: int, size: int) -> Case:
+def bilateral_propagation(batch: int, channels: int, size: int) -> Case:
+    """On (batch,channels,size,size), with a gate."""
     return Case(
         "bilateral_propagation",
-        f"C{channels} {size}², B 8",
-        lambda layout: (_normal(8, channels, size, size, layout=layout), torch.rand(8, channels)),
+        f"C{channels} {size}², B {batch}",
+        lambda layout: (_normal(batch, channels, size, size, layout=layout), torch.rand(batch, channels)),
         functional.bilateral_propagation,
         baselines.bilateral_propagation,
         BOTH,
     )
 
 
-def _local_fusion(size: int) -> Case:
-    positions = torch.stack([torch.randperm(size * size)[: size * size // 2] for _ in range(8)])
+def local_fusion(batch: int, channels: int, size: int, draw: torch.Generator) -> Case:
+    """Half of the positions of (batch,channels,size,size), two references."""
+    pixels, selected = size * size, size * size // 2
+    positions = torch.stack([torch.randperm(pixels, generator=draw)[:selected] for _ in range(batch)])
     return Case(
         "local_fusion",
-        f"C128 {size}², B 8, 2 references, M {size * size // 2}",
+        f"C{channels} {size}², B {batch}, 2 references, M {selected}",
         lambda layout: (
-            _normal(8, 128, size, size, layout=layout),
-            _normal(8, 2, 128, size, size),
-            torch.rand(8, 3).softmax(1),
+            _normal(batch, channels, size, size, layout=layout),
+            _normal(batch, 2, channels, size, size),
+            torch.rand(batch, 3).softmax(1),
         ),
-        lambda *t: functional.local_fusion(*t, positions)[0],
-        lambda *t: baselines.local_fusion(*t, positions),
-        ("contiguous",),
-        2.0 * 8 * 2 * 128 * size**4 / 2,
+        lambda base, references, weights: functional.local_fusion(base, references, weights, positions)[0],
+        lambda base, references, weights: baselines.local_fusion(base, references, weights, positions),
+        flops=2.0 * batch * 2 * channels * selected * pixels,
     )
 
 
-def _skip_decoder(cx: int, cs: int, co: int, size: int) -> Case:
+def skip_decoder_block(batch: int, cx: int, cs: int, co: int, size: int) -> Case:
+    """With a skip of the same size and a batch norm; the products are those of the four 2×2 phases."""
     return Case(
         "skip_decoder_block",
-        f"{cx}+{cs}→{co}, {size}→{2 * size}², B 8, batch norm",
+        f"{cx}+{cs}→{co}, {size}→{2 * size}², B {batch}, batch norm",
         lambda layout: (
-            _normal(8, cx, size, size, layout=layout),
-            _normal(8, cs, size, size, layout=layout),
+            _normal(batch, cx, size, size, layout=layout),
+            _normal(batch, cs, size, size, layout=layout),
             _normal(co, cx + cs, 3, 3, layout=layout) / (3 * (cx + cs) ** 0.5),
             *(_normal(co) for _ in range(3)),
         ),
@@ -99,30 +116,35 @@ def _skip_decoder(cx: int, cs: int, co: int, size: int) -> Case:
         ),
         baselines.skip_decoder_block,
         BOTH,
-        3 * 2.0 * 8 * (cx + cs) * co * 16 * size**2,
+        flops=3 * 2.0 * batch * (cx + cs) * co * 16 * size**2,
     )
 
 
-def _activated_conv(channels: int, size: int) -> Case:
+def activated_conv2d(batch: int, channels: int, size: int) -> Case:
+    """As many channels out as in; the products are those of the direct convolution."""
     return Case(
         "activated_conv2d",
-        f"{channels}→{channels}, {size}², B 8",
+        f"{channels}→{channels}, {size}², B {batch}",
         lambda layout: (
-            _normal(8, channels, size, size, layout=layout),
+            _normal(batch, channels, size, size, layout=layout),
             _normal(channels, channels, 3, 3, layout=layout) / (3 * channels**0.5),
             _normal(channels),
         ),
         functional.activated_conv2d,
         baselines.activated_conv2d,
         BOTH,
-        3 * 2.0 * 8 * channels**2 * 9 * size**2,
+        flops=3 * 2.0 * batch * channels**2 * 9 * size**2,
     )
 
 
-def _contrastive(n: int, d: int, *, own_keys: bool) -> Case:
+def contrastive_loss(n: int, d: int, draw: torch.Generator, *, own_keys: bool, in_chunks: bool = False) -> Case:
+    """Self-contrast of (n,d), or with as many keys of their own; 19 classes, Zipf distributed.
+
+    The products: s, s again, dQ and dK; in self-contrast s is symmetric, and dQ and dK are one. ``in_chunks`` only
+    without own keys.
+    """
     zipf = 1 / torch.arange(1, 20, dtype=torch.float64)
-    labels = torch.multinomial(zipf, n, replacement=True)
-    key_labels = torch.multinomial(zipf, n, replacement=True)
+    labels, key_labels = (torch.multinomial(zipf, n, replacement=True, generator=draw) for _ in range(2))
 
     def call(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if own_keys:
@@ -131,41 +153,44 @@ def _contrastive(n: int, d: int, *, own_keys: bool) -> Case:
 
     return Case(
         "contrastive_loss",
-        f"N {n}, D {d}, 19 classes, {'separate keys' if own_keys else 'self'}",
+        f"N {n}, D {d}, 19 classes",
         lambda layout: tuple(_normal(n, d) for _ in range(2 if own_keys else 1)),
         call(functional.contrastive_loss),
-        call(baselines.contrastive_loss),
-        ("contiguous",),
-        (4 if own_keys else 2) * 2.0 * n * n * d,
+        call(baselines.contrastive_loss_in_chunks if in_chunks else baselines.contrastive_loss),
+        flops=(4 if own_keys else 2) * 2.0 * n * n * d,
+        compiled=not in_chunks,
+        variant="separate keys" if own_keys else "self",
     )
 
 
-def _consistency() -> Case:
-    shapes = [(8, 128, 16, 16), (8, 128, 32, 32), (8, 64, 64, 64), (8, 32, 128, 128)]
+def consistency_loss(batch: int, pyramid: Sequence[tuple[int, int]]) -> Case:
+    """Over all scales of a pyramid of (channels, size)."""
+    scales = len(pyramid)
     return Case(
         "equalization_consistency_loss",
-        "four scales of 128², B 8",
-        lambda layout: [_normal(*s, layout=layout) for _ in range(2) for s in shapes],
-        lambda *t: functional.equalization_consistency_loss(t[:4], t[4:]),
-        lambda *t: baselines.equalization_consistency_loss(t[:4], t[4:]),
+        f"{scales} scales up to {pyramid[-1][1]}², B {batch}",
+        lambda layout: [_normal(batch, c, s, s, layout=layout) for _ in range(2) for c, s in pyramid],
+        lambda *t: functional.equalization_consistency_loss(t[:scales], t[scales:]),
+        lambda *t: baselines.equalization_consistency_loss(t[:scales], t[scales:]),
         BOTH,
     )
 
 
-def _equalization(channels: int, size: int) -> Case:
+def equalization_fusion(batch: int, inputs: int, channels: int, size: int) -> Case:
+    """Two maps of ``inputs`` channels to one of ``channels``."""
     squeezed = max(channels // 16, 4)
-    shapes = ((channels, 256), (channels,), (squeezed, channels), (squeezed,), (channels, squeezed), (channels,))
+    shapes = ((channels, 2 * inputs), (channels,), (squeezed, channels), (squeezed,), (channels, squeezed), (channels,))
     return Case(
         "equalization_fusion",
-        f"128+128→{channels}, {size}², B 8",
+        f"{inputs}+{inputs}→{channels}, {size}², B {batch}",
         lambda layout: (
-            _normal(8, 128, size, size, layout=layout),
-            _normal(8, 128, size, size, layout=layout),
+            _normal(batch, inputs, size, size, layout=layout),
+            _normal(batch, inputs, size, size, layout=layout),
             *(_normal(*s, 1, 1) / s[1] ** 0.5 if len(s) == 2 else _normal(*s) for s in shapes),
             _normal(channels, 2 * channels, 1, 1) / (2 * channels) ** 0.5,
         ),
         lambda *t: functional.equalization_fusion(*t, norm="instance"),
         baselines.equalization_fusion,
         BOTH,
-        3 * 2.0 * 8 * size**2 * (256 * channels + 2 * channels**2),
+        flops=3 * 2.0 * batch * size**2 * (2 * inputs * channels + 2 * channels**2),
     )

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import platform
 import random
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,75 +14,86 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyeqgan import info
-from pyeqgan.benchmarks.cases import Case, cases
+from pyeqgan.benchmarks import machine
+from pyeqgan.benchmarks.cases import Case, cases, scaling
 from pyeqgan.errors import UserError
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+TOLERANCE = 1e-3
+OURS = "pyeqgan"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender: median and quartiles over the rounds, and its peak memory above the inputs."""
+    """One contender: the seconds of every round, and its peak memory above the inputs (None where it is unknown)."""
 
     median: float
     lower_quartile: float
     upper_quartile: float
-    peak_bytes: int
+    peak_bytes: int | None
+    seconds: list[float]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case at one number of threads: contenders, and ours against the best of the others."""
+    """One case at one number of threads: contenders, and ours against the best of the others.
+
+    ``error`` is the relative error of ours against the eager form in float64; above ``TOLERANCE`` nothing is timed.
+    ``ratio_interval`` is a 95 % bootstrap interval. ``flops`` are the case's; ``bytes`` those that must be moved at
+    least, each input, output and gradient once per use. Both are 0 for stages other than "forward+backward".
+    """
 
     operation: str
+    variant: str
     problem: str
     layout: str
     threads: int
-    pass_: str
+    stage: str
     timings: dict[str, Timing]
     error: float
     ratio: float | None
     ratio_interval: tuple[float, float] | None
-    gflops: float | None
+    flops: float
+    bytes: float
+
+
+def forward(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The output alone, with no graph."""
+    with torch.no_grad():
+        return [function(*inputs)]
 
 
 def step(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Forward and backward: the output and all gradients, for an upstream gradient of ones scaled by the output."""
+    """Forward and backward: the output, and all gradients of half its squared norm."""
     y = function(*inputs)
     return [y.detach(), *torch.autograd.grad(y, inputs, y.detach())]
 
 
-def match_error(case: Case, inputs: Sequence[Tensor]) -> float:
-    """The largest relative error of ours against the eager form in float64."""
-    ours = step(case.ours, inputs)
-    truth = step(case.eager, [t.detach().double().requires_grad_() for t in inputs])
+def penalty(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Double backward: the squared norm of the output's gradients, and all of its gradients."""
+    y = function(*inputs)
+    norm = sum(g.square().sum() for g in torch.autograd.grad(y, inputs, y.detach(), create_graph=True))
+    assert isinstance(norm, Tensor)
+    return [norm.detach(), *torch.autograd.grad(norm, inputs, materialize_grads=True)]
+
+
+STAGES = {"forward": forward, "forward+backward": step, "penalty": penalty}
+
+
+def match_error(case: Case, inputs: Sequence[Tensor], stage: str = "forward+backward") -> float:
+    """The largest relative error of ours against the eager form in float64.
+
+    A gradient that is zero by nature (of a bias before a norm) is measured against a thousandth of the largest one.
+    """
+    run = STAGES[stage]
+    ours = run(case.ours, inputs)
+    truth = run(case.eager, [t.detach().double().requires_grad_() for t in inputs])
     floor = 1e-3 * max(float(t.norm()) for t in truth)
     return max(float((a.double() - t).norm() / t.norm().clamp_min(floor)) for a, t in zip(ours, truth, strict=True))
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """How far the process grows while ``run`` runs, in bytes (Linux; 0 elsewhere)."""
-    try:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        run()
-        return max(0, _status("VmHWM") - before)
-    except (OSError, AttributeError):
-        return 0
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise OSError(field)
-
-
 def interleave(contenders: dict[str, Callable[[], object]], *, rounds: int, budget: float) -> dict[str, list[float]]:
-    """Time A B C A B C …: at least 5 and at most ``rounds`` rounds, about ``budget`` seconds."""
+    """Time A B C A B C …: all ``rounds``, or as many, but 5 at least, as fit into ``budget`` seconds."""
     for run in contenders.values():
         run()
         run()
@@ -103,50 +109,66 @@ def interleave(contenders: dict[str, Callable[[], object]], *, rounds: int, budg
     return times
 
 
-def bootstrap_ratio(ours: list[float], best: list[float], *, draws: int = 2000) -> tuple[float, float]:
-    """A 95 % interval of the ratio of medians, rounds resampled together."""
+def bootstrap_ratio(ours: Sequence[float], other: Sequence[float], *, draws: int = 2000) -> tuple[float, float]:
+    """A 95 % interval of the ratio of medians; rounds are resampled together, as they were measured."""
     draw = random.Random(0)
     ratios = []
     for _ in range(draws):
         index = [draw.randrange(len(ours)) for _ in ours]
-        ratios.append(statistics.median(ours[i] for i in index) / statistics.median(best[i] for i in index))
+        ratios.append(statistics.median(ours[i] for i in index) / statistics.median(other[i] for i in index))
     ratios.sort()
-    return ratios[draws // 40], ratios[-draws // 40]
+    return ratios[draws // 40], ratios[-draws // 40 - 1]
 
 
 def measure(
-    case: Case, layout: str, threads: int, *, rounds: int = 30, budget: float = 4.0, compiled: bool = True
+    case: Case,
+    layout: str,
+    threads: int,
+    *,
+    stage: str = "forward+backward",
+    rounds: int = 30,
+    budget: float = 4.0,
+    compiled: bool = True,
 ) -> Result:
-    """One case; a case that does not match the eager form in float64 gets no time."""
+    """One case, on inputs that are the same in every run; one that does not match gets no time.
+
+    torch.compile cannot differentiate twice: it takes no part in the stage "penalty".
+    """
     torch.set_num_threads(threads)
+    torch.manual_seed(0)
     inputs = [t.requires_grad_() for t in case.make(FORMATS[layout])]
-    error = match_error(case, inputs)
-    label = (case.operation, case.problem, layout, threads, "forward+backward")
-    if not error < 1e-3:
-        return Result(*label, {}, error, None, None, None)
+    run = STAGES[stage]
+    error = match_error(case, inputs, stage)
+    label = (case.operation, case.variant, case.problem, layout, threads, stage)
+    flops, moved = (case.flops, minimal_bytes(case, inputs)) if stage == "forward+backward" else (0.0, 0.0)
+    if not error < TOLERANCE:
+        return Result(*label, {}, error, None, None, flops, moved)
     contenders: dict[str, Callable[[], object]] = {
-        "pyeqgan": lambda: step(case.ours, inputs),
-        "eager": lambda: step(case.eager, inputs),
+        OURS: lambda: run(case.ours, inputs),
+        "eager": lambda: run(case.eager, inputs),
     }
-    if compiled:
-        torch.compiler.reset()
+    if compiled and case.compiled and stage != "penalty":
+        torch.compiler.reset()  # what is compiled for one number of threads must not serve another
         program = torch.compile(case.eager)
-        contenders["torch.compile"] = lambda: step(program, inputs)
+        contenders["torch.compile"] = lambda: run(program, inputs)
     times = interleave(contenders, rounds=rounds, budget=budget)
-    timings = {
-        name: Timing(*(statistics.quantiles(t, n=4)[i] for i in (1, 0, 2)), peak_bytes(contenders[name]))
-        for name, t in times.items()
-    }
-    best = min((n for n in timings if n != "pyeqgan"), key=lambda n: timings[n].median)
-    ours = timings["pyeqgan"].median
-    return Result(
-        *label,
-        timings,
-        error,
-        ours / timings[best].median,
-        bootstrap_ratio(times["pyeqgan"], times[best]),
-        case.flops / ours / 1e9 if case.flops else None,
-    )
+    timings = {name: timing(seconds, machine.peak_bytes(contenders[name])) for name, seconds in times.items()}
+    best = min((n for n in timings if n != OURS), key=lambda n: timings[n].median)
+    ratio = timings[OURS].median / timings[best].median
+    return Result(*label, timings, error, ratio, bootstrap_ratio(times[OURS], times[best]), flops, moved)
+
+
+def timing(seconds: list[float], peak: int | None) -> Timing:
+    """Median and quartiles of one contender's rounds."""
+    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Timing(median, lower, upper, peak, seconds)
+
+
+def minimal_bytes(case: Case, inputs: Sequence[Tensor]) -> float:
+    """What both passes move at least: the inputs twice, their gradients, y and its gradient once."""
+    with torch.no_grad():
+        y = case.ours(*inputs)
+    return float(3 * sum(t.nbytes for t in inputs) + 2 * y.nbytes)
 
 
 def roofs(threads: int) -> dict[str, float]:
@@ -160,43 +182,30 @@ def roofs(threads: int) -> dict[str, float]:
     return {"threads": threads, "gflops": 2 * 2048**3 / product / 1e9, "gbytes": 2 * source.nbytes / copy / 1e9}
 
 
-def run(
-    operations: Sequence[str], threads: Sequence[int], *, rounds: int = 30, budget: float = 4.0, compiled: bool = True
-) -> Iterator[Result]:
-    """All cases of the given operations (none: all), one result at a time."""
-    torch.manual_seed(0)
-    for case in cases():
-        if operations and case.operation not in operations:
-            continue
-        for layout in case.layouts:
-            for n in threads:
-                yield measure(case, layout, n, rounds=rounds, budget=budget, compiled=compiled)
-
-
-def environment() -> dict[str, Any]:
-    """Where the numbers come from: versions, processor, commit."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit or None,
-        "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
-        "command": sys.argv,
-        **info.collect(),
-    }
+def select(operations: Sequence[str], *, tiny: bool = False) -> list[Case]:
+    """The cases of the given operations (none: all)."""
+    found = cases(tiny=tiny)
+    known = sorted({c.operation for c in found})
+    for operation in operations:
+        if operation not in known:
+            raise UserError(f"bench: op: expected one of {', '.join(known)}, got {operation!r}")
+    return [c for c in found if not operations or c.operation in operations]
 
 
 def line(result: Result) -> str:
     """One result for a person."""
-    name = f"{result.operation}  {result.problem}  {result.layout}  {result.threads} thr."
+    r = result
+    name = "  ".join(filter(None, (r.operation, r.variant, r.problem, r.layout, f"{r.threads} thr.", r.stage)))
     if result.ratio is None or result.ratio_interval is None:
         return f"{name}\n    does not match the eager form: relative error {result.error:.1e}"
-    times = "  ".join(
-        f"{n} {t.median * 1e3:.2f} ms / {t.peak_bytes / 2**20:.0f} MiB" for n, t in result.timings.items()
-    )
+    times = "  ".join(f"{n} {t.median * 1e3:.2f} ms{_mebibytes(t.peak_bytes)}" for n, t in result.timings.items())
     low, high = result.ratio_interval
-    rate = f"  {result.gflops:.0f} GFLOP/s" if result.gflops else ""
+    rate = f"  {result.flops / result.timings[OURS].median / 1e9:.0f} GFLOP/s" if result.flops else ""
     return f"{name}\n    {times}  ratio {result.ratio:.2f} [{low:.2f}, {high:.2f}]{rate}"
+
+
+def _mebibytes(size: int | None) -> str:
+    return "" if size is None else f" / {size / 2**20:.0f} MiB"
 
 
 def main(
@@ -205,28 +214,55 @@ def main(
     threads: Sequence[int] = (1, 2),
     rounds: int = 30,
     compiled: bool = True,
+    stages: Sequence[str] = ("forward+backward",),
+    scaled: bool = False,
+    tiny: bool = False,
     as_json: bool = False,
     output: Path | None = None,
+    command: str | None = None,
 ) -> int:
-    """Measure, print, and store the raw numbers in ``output``; returns 1 if a case did not match or none ran."""
-    known = sorted({c.operation for c in cases()})
-    for operation in operations:
-        if operation not in known:
-            raise UserError(f"op: expected one of {', '.join(known)}, got {operation!r}")
-    results = []
-    for result in run(operations, threads, rounds=rounds, compiled=compiled):
-        results.append(result)
+    """Measure, print, and store the raw numbers in the new file ``output``, which grows with every case.
+
+    Args:
+        operations: to measure; none means all.
+        threads: every case is measured with each of these numbers of threads.
+        rounds: interleaved rounds of a case, at most.
+        compiled: whether torch.compile takes part.
+        stages: of STAGES.
+        scaled: measure how the contrastive loss grows, too, with the most threads.
+        tiny: take the tiny cases.
+        as_json: print JSON instead of lines.
+        output: file for the raw numbers; it must not exist.
+        command: what to note as the command that repeats the run; that of the process if None.
+
+    Returns:
+        The exit status: 1 if a case did not match or none ran, else 0.
+
+    Raises:
+        UserError: an unknown operation or stage, or ``output`` exists.
+    """
+    chosen = select(operations, tiny=tiny)
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(f"bench: stages: expected among {', '.join(STAGES)}, got {stage!r}")
+    if output is not None and output.exists():
+        raise UserError(f"bench: output: expected a new file, {output} exists")
+    report: dict[str, Any] = {"environment": machine.environment(command), "roofs": [roofs(n) for n in threads]}
+    results: dict[str, list[Result]] = {"results": [], "scaling": []}
+
+    def keep(kind: str, result: Result) -> None:
+        results[kind].append(result)
         if not as_json:
             print(line(result), flush=True)
-    report = {
-        "environment": environment(),
-        "roofs": [roofs(n) for n in threads],
-        "results": [asdict(r) for r in results],
-    }
-    text = json.dumps(report, indent=1)
+        report[kind] = [asdict(r) for r in results[kind]]
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    for case, layout, n, stage in ((c, f, n, s) for c in chosen for f in c.layouts for n in threads for s in stages):
+        keep("results", measure(case, layout, n, stage=stage, rounds=rounds, compiled=compiled))
+    for case in scaling(tiny=tiny) if scaled else ():
+        keep("scaling", measure(case, "contiguous", max(threads), rounds=min(rounds, 3), compiled=compiled))
     if as_json:
-        print(text)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text + "\n", encoding="utf-8")
-    return 0 if results and all(r.ratio is not None for r in results) else 1
+        print(json.dumps(report, indent=1))
+    return 0 if results["results"] and all(r.ratio is not None for kind in results.values() for r in kind) else 1

@@ -40,8 +40,8 @@ Convolution describe(const char* op, const Tensor& x, const Tensor& weight, cons
   p.width = x.size(3) + 2 * options.padding - p.kernel_width + 1;
   const bool reflects = options.padding_mode == "reflect";
   PYEQGAN_CHECK(options.padding >= 0, op, "padding", "an integer >= 0", options.padding);
-  PYEQGAN_CHECK(p.height >= 1 && p.width >= 1 && (!reflects || std::min(x.size(2), x.size(3)) > options.padding), op, "x",
-                "a map larger than its padding and its kernel", shape_of(x));
+  PYEQGAN_CHECK(p.height >= 1 && p.width >= 1 && (!reflects || std::min(x.size(2), x.size(3)) > options.padding), op,
+                "x", "a map larger than its padding and its kernel", shape_of(x));
   p.padding = options.padding, p.padding_mode = padding_of(op, options.padding_mode);
   p.activation = activation_of(op, options.activation), p.negative_slope = options.negative_slope;
   p.weight = weight.const_data_ptr();

@@ -48,8 +48,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& queries, const 
                                                    const std::optional<Tensor>& query_ids,
                                                    const std::optional<Tensor>& key_ids) {
   const auto& rows = rows_kernels(queries, kName);
-  ContrastiveWork work({kName, queries, query_labels, keys, key_labels, temperature, mode, normalize, ignore_index,
-                        query_ids, key_ids});
+  ContrastiveWork work(
+      {kName, queries, query_labels, keys, key_labels, temperature, mode, normalize, ignore_index, query_ids, key_ids});
   cpu::ContrastiveLoss& p = work.problem;
   // As they are where a query takes no part.
   const auto full = [&](double value, ScalarType dtype) {
@@ -77,12 +77,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& queries, const 
   return {loss, boundary, weight, count};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(
-    const Tensor& grad_loss_, const Tensor& queries, const Tensor& query_labels, const std::optional<Tensor>& keys,
-    const std::optional<Tensor>& key_labels, const Tensor& temperature, std::string mode, bool normalize,
-    int64_t ignore_index, const std::optional<Tensor>& query_ids, const std::optional<Tensor>& key_ids,
-    const Tensor& boundary_, const Tensor& weight_, const Tensor& /*count: known from the labels*/, bool need_queries,
-    bool need_keys, bool need_temperature) {
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_loss_, const Tensor& queries, const Tensor& query_labels,
+                                            const std::optional<Tensor>& keys, const std::optional<Tensor>& key_labels,
+                                            const Tensor& temperature, std::string mode, bool normalize,
+                                            int64_t ignore_index, const std::optional<Tensor>& query_ids,
+                                            const std::optional<Tensor>& key_ids, const Tensor& boundary_,
+                                            const Tensor& weight_, const Tensor& /*count: known from the labels*/,
+                                            bool need_queries, bool need_keys, bool need_temperature) {
   const auto& rows = rows_kernels(queries, kBackward);
   ContrastiveWork work({kBackward, queries, query_labels, keys, key_labels, temperature, mode, normalize, ignore_index,
                         query_ids, key_ids});

@@ -52,8 +52,8 @@ class Convolution {
   cpu::Convolution problem{};
 
   void add_source(const Tensor& x, int64_t offset, bool upsampled) {
-    problem.sources[problem.source_count++] = {
-        x.const_data_ptr(), strides_of(x), x.size(1), offset, x.size(2), x.size(3), upsampled, nullptr, {}};
+    problem.sources[problem.source_count++] = {x.const_data_ptr(), strides_of(x), x.size(1), offset, x.size(2),
+                                               x.size(3),          upsampled,     nullptr,   {}};
   }
 
   // Cuts the work, once sizes and sources are known.
@@ -112,8 +112,7 @@ class Convolution {
       for (int64_t s = 0; s < p.source_count; ++s) items += spans(s);
       problem.groups = std::clamp<int64_t>(kItems / std::max<int64_t>(items, 1), 1, p.blocks);
       const bool alone = p.groups == 1 && !direct;
-      const Tensor shared =
-          scratch(like, {alone ? 0 : p.groups, points, output_panels, p.in_channels, kernels.panel});
+      const Tensor shared = scratch(like, {alone ? 0 : p.groups, points, output_panels, p.in_channels, kernels.panel});
       problem.grad_points = alone ? nullptr : shared.mutable_data_ptr();
       for (int64_t s = 0; s < p.source_count; ++s) {
         problem.target = s;

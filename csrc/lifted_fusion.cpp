@@ -134,14 +134,18 @@ Fusion describe_fusion(const char* op, const Tensor& base, const Tensor& referen
                 shape_of(positions));
   // A local fusion may be on an empty map, and is then its own grid.
   const int64_t scale = rows > 0 ? height / rows : 1;
-  PYEQGAN_CHECK(rows >= 0 && columns >= 0 && (scale > 0 || height == 0) && height == scale * rows &&
-                    width == scale * columns,
-                op, "grid", "(h, w) with s·h and s·w the size of base for one integer s",
-                "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")");
+  PYEQGAN_CHECK(
+      rows >= 0 && columns >= 0 && (scale > 0 || height == 0) && height == scale * rows && width == scale * columns, op,
+      "grid", "(h, w) with s·h and s·w the size of base for one integer s",
+      "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")");
 
   const bool pixel_major = memory_format_of(base) == MemoryFormat::ChannelsLast;
-  Fusion f{dense_images(base, pixel_major), dense_images(references, pixel_major), torch::stable::contiguous(weights),
-           torch::stable::contiguous(positions), positions, {}};
+  Fusion f{dense_images(base, pixel_major),
+           dense_images(references, pixel_major),
+           torch::stable::contiguous(weights),
+           torch::stable::contiguous(positions),
+           positions,
+           {}};
   check_indices(op, "positions", f.positions, rows * columns);
   cpu::LiftedFusion& p = f.problem;
   p.batch = batch, p.references = count, p.channels = channels;

@@ -20,6 +20,7 @@ class Normalization {
     cpu::Normalization& p = problem;
     p.batch = image.size(0), p.channels = image.size(1), p.pixels = image.size(2) * image.size(3);
     p.channels_last = memory_format_of(image) == MemoryFormat::ChannelsLast;
+    p.norm = norm.has_value();
     p.per_image = norm.has_value() && *norm == "instance";
     p.eps = eps, p.negative_slope = negative_slope, p.activation = activation_of(op, activation);
     p.chunks = p.channels_last ? divide_up(p.pixels, cpu::Normalization::kChunk) : 1;
@@ -48,7 +49,7 @@ class Normalization {
     cpu::Normalization& p = problem;
     const Tensor sums = per_channel({p.batch, p.chunks, 2});
     const Tensor means = per_channel({p.per_image ? p.batch : 1, 2});
-    if (p.mean != nullptr) {
+    if (p.norm) {
       p.sums = sums.mutable_data_ptr(), p.means = means.mutable_data_ptr();
       p.grad_weight = grad_weight == nullptr ? nullptr : grad_weight->mutable_data_ptr();
       p.grad_bias = grad_bias == nullptr ? nullptr : grad_bias->mutable_data_ptr();

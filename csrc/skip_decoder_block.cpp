@@ -34,7 +34,8 @@ Convolution describe(const char* op, const Tensor& x, const Optional& skip, cons
     const bool coarse = skip->size(2) == x.size(2);
     check_cpu(op, "skip", *skip);
     check_dtype(op, "skip", *skip, x.scalar_type());
-    check_shape(op, "skip", *skip, {p.batch, skip->size(1), coarse ? x.size(2) : p.height, coarse ? x.size(3) : p.width});
+    check_shape(op, "skip", *skip,
+                {p.batch, skip->size(1), coarse ? x.size(2) : p.height, coarse ? x.size(3) : p.width});
     convolution.add_source(*skip, x.size(1), coarse);
   }
   convolution.plan();
@@ -150,7 +151,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const auto like = [&](bool needed, const Tensor& grad, const Optional& parameter) {
     return needed && parameter.has_value() ? torch::stable::to(grad, parameter->scalar_type()) : nothing(x);
   };
-  return {grad_x,    grad_skip, grad_weight, grad_bias, like(need_norm_weight, grad_norm_weight, norm_weight),
+  return {grad_x,
+          grad_skip,
+          grad_weight,
+          grad_bias,
+          like(need_norm_weight, grad_norm_weight, norm_weight),
           like(need_norm_bias, grad_norm_bias, norm_bias)};
 }
 

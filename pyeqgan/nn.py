@@ -210,7 +210,7 @@ class ActivatedConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """The settings that printing the module shows."""
-        return f"{super().extra_repr()}, activation={self.activation!r}"
+        return f"{super().extra_repr()}, activation={self.activation!r}"  # type: ignore[no-untyped-call]
 
 
 class MultiScaleContrastiveLoss(nn.Module):

@@ -59,9 +59,9 @@ struct ContrastiveLoss {
   const int64_t *positives_begin, *positives_end, *excluded_begin, *excluded_end, *excluded, *positives;
 
   // Forward. A (padded), of each sorted query.
-  void* maximum;          // what is subtracted from s: the largest so far, 0 if bounded
-  void* boundary;         // B
-  ContrastiveSums first;  // Σ e^(s − maximum); then, in per_positive, Σ_P softplus(B − s)
+  void* maximum;           // what is subtracted from s: the largest so far, 0 if bounded
+  void* boundary;          // B
+  ContrastiveSums first;   // Σ e^(s − maximum); then, in per_positive, Σ_P softplus(B − s)
   ContrastiveSums second;  // supcon: Σ_P s; per_positive: Σ_P sigmoid(B − s)
 
   // Backward. A (padded), of each sorted query: with e = e^(s − B), its row of G/scale is share·e − [positive]·pull in

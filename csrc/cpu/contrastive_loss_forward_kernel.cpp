@@ -184,9 +184,8 @@ void sum_positives(const Problem& p, const Scores<A>& s) {
 
 template <class A>
 void positives(const Problem& p, Pair pair) {
-  for_each_tile<A>(p, pair, [&](const Scores<A>& s) {
-    p.bounded ? sum_positives<A, true>(p, s) : sum_positives<A, false>(p, s);
-  });
+  for_each_tile<A>(
+      p, pair, [&](const Scores<A>& s) { p.bounded ? sum_positives<A, true>(p, s) : sum_positives<A, false>(p, s); });
 }
 
 template <class A>

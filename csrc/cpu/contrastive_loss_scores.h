@@ -124,7 +124,8 @@ inline void for_each_tile(const Problem& p, Pair pair, const Work& work) {
   const bool diagonal = p.self && pair.queries == pair.keys;
   for (int64_t row = p.queries.begin(pair.queries); row < row_end; row += kTile)
     for (int64_t column = diagonal ? row : p.keys.begin(pair.keys); column < column_end; column += kTile)
-      work(Scores<A>(p, memory.get(), row, std::min(row + kTile, row_end), column, std::min(column + kTile, column_end)));
+      work(Scores<A>(p, memory.get(), row, std::min(row + kTile, row_end), column,
+                     std::min(column + kTile, column_end)));
 }
 
 // exp. The faster one is as precise, but takes neither NaN nor infinities.

@@ -32,7 +32,7 @@ struct Convolution {
   int64_t kernel_height, kernel_width;
   int64_t source_count;
   Source sources[2];
-  int64_t target;  // the source whose gradient, or whose part of the weight's, is worked out
+  int64_t target;   // the source whose gradient, or whose part of the weight's, is worked out
   int64_t padding;  // of sources that are not upsampled
   Padding padding_mode;
   Activation activation;  // of the sources, before padding
@@ -42,8 +42,8 @@ struct Convolution {
   // channels. So many panels are worked on at a time that they stay near the processor.
   void* points;
   int64_t first_panel, panel_count;
-  const void* bias;    // T (out_channels) or null
-  void* output;        // T (B,out_channels,height,width)
+  const void* bias;  // T (out_channels) or null
+  void* output;      // T (B,out_channels,height,width)
   Strides output_strides;
   Activation output_activation;
   void* statistics;  // A (B,blocks_per_image,2,out_channels): mean and sum of squared deviations; or null
@@ -52,12 +52,13 @@ struct Convolution {
   // Gradients only.
   const void* grad;  // T (B,out_channels,height,width): of the output
   Strides grad_strides;
-  void* grad_points;  // A (groups, points in panels over out_channels); null if an item stores its part of the weight itself
+  void* grad_points;  // A (groups, points in panels over out_channels); null if an item stores its part of the weight
+                      // itself
   void* grad_weight;  // T like weight
 
   // How the work is cut: by shape alone, so that results do not depend on the number of threads.
-  int64_t points_per_axis;          // 4, or 3 if all sources are upsampled
-  int64_t tile_rows, tile_columns;  // tiles of an image
+  int64_t points_per_axis;                                     // 4, or 3 if all sources are upsampled
+  int64_t tile_rows, tile_columns;                             // tiles of an image
   int64_t block_images, block_rows, blocks_per_image, blocks;  // a block is several images, or tile rows of one
   int64_t groups;                                              // runs of blocks the weight gradient is summed over
 };

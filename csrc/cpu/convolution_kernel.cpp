@@ -1,7 +1,6 @@
 // The output of a convolution and the gradient of its inputs, one block of tiles after another: pixels to points, a
 // product of channels at each point, points to pixels.
 #include "convolution.h"
-
 #include "outputs.h"
 #include "scratch.h"
 
@@ -34,8 +33,8 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
           const A* weight = static_cast<const A*>(p.points) +
                             ((point * output_panels + o) * p.in_channels + source.offset) * kPanel<A>;
           if (present(p, source, point)) {
-            product<A, false>(block.tiles, p.out_channels - (p.first_panel + o) * kPanel<A>, source.channels, input, panel, weight,
-                              outputs.get() + (point * output_panels + o) * panel, add);
+            product<A, false>(block.tiles, p.out_channels - (p.first_panel + o) * kPanel<A>, source.channels, input,
+                              panel, weight, outputs.get() + (point * output_panels + o) * panel, add);
             add = true;
           }
           input += panels<A>(source.channels) * panel;
@@ -85,7 +84,8 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
   using pyeqgan::cpu::kInputSpan;
   const Source& source = p.sources[p.target];
-  const int64_t output_panels = panels<A>(p.out_channels), spans = divide_up(p.panel_count, kInputSpan), points = point_count(p), most = tiles_per_block(p);
+  const int64_t output_panels = panels<A>(p.out_channels), spans = divide_up(p.panel_count, kInputSpan),
+                points = point_count(p), most = tiles_per_block(p);
   const int64_t window_size = (2 * p.block_rows + 2) * (2 * p.tile_columns + 2) * kPanel<A>;
   Scratch<A> pixels(window_size), windows(kInputSpan * p.block_images * window_size),
       outputs(points * output_panels * most * kPanel<A>), inputs(points * kInputSpan * most * kPanel<A>);
@@ -99,8 +99,8 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
       for (int64_t point = 0; point < points; ++point) {
         if (!present(p, source, point)) continue;
         for (int64_t i = 0; i < count; ++i) {
-          const A* weight = static_cast<const A*>(p.points) +
-                            (point * p.panel_count + first + i) * p.out_channels * kPanel<A>;
+          const A* weight =
+              static_cast<const A*>(p.points) + (point * p.panel_count + first + i) * p.out_channels * kPanel<A>;
           product<A, false>(block.tiles, source.channels - (p.first_panel + first + i) * kPanel<A>, p.out_channels,
                             outputs.get() + point * output_panels * panel, panel, weight,
                             inputs.get() + (point * count + i) * panel, false);

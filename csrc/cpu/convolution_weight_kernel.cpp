@@ -1,7 +1,6 @@
 // The weight of a convolution at its points, and the weight's gradient: products of a source's points with those of the
 // output gradient, summed over runs of blocks.
 #include "convolution.h"
-
 #include "scratch.h"
 #include "windows.h"
 
@@ -59,7 +58,7 @@ void points_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const int64_t runs = divide_up(p.in_channels, kChannelRun);
   const int64_t distance = p.panel_count * p.in_channels * kPanel<A>;
-  Scratch<A> taps((9 * kChannelRun + kLanes<A>) * kLanes<A>);
+  Scratch<A> taps((9 * kChannelRun + kLanes<A>)*kLanes<A>);
   Watch<A> watch;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = item % runs * kChannelRun, channels = std::min(kChannelRun, p.in_channels - first);
@@ -79,9 +78,8 @@ void points_items(const Problem& p, int64_t begin, int64_t end) {
           watch.see(of_channel[k]);
         }
         A* to = static_cast<A*>(p.points) + (item / runs * p.in_channels + first + c) * kPanel<A> + lane;
-        by_kind(source_of(p, first + c), [&](auto upsampled) {
-          store_points<A, upsampled>(of_channel, to, distance, p.points_per_axis);
-        });
+        by_kind(source_of(p, first + c),
+                [&](auto upsampled) { store_points<A, upsampled>(of_channel, to, distance, p.points_per_axis); });
       }
     }
   }
@@ -121,7 +119,7 @@ template <class T>
 void store_taps(const Problem& p, const Acc<T>* from, int64_t distance, int64_t parts, int64_t part, int64_t panel,
                 int64_t first, int64_t channels) {
   using A = Acc<T>;
-  A taps[(9 * kChannelRun + kLanes<A>) * kLanes<A>];
+  A taps[(9 * kChannelRun + kLanes<A>)*kLanes<A>];
   for (; channels > 0; first += kChannelRun, channels -= kChannelRun, from += kChannelRun * kPanel<A>) {
     const int64_t count = std::min(kChannelRun, channels);
     for (int64_t lane = 0; lane < kPanel<A>; lane += kLanes<A>) {
@@ -130,7 +128,8 @@ void store_taps(const Problem& p, const Acc<T>* from, int64_t distance, int64_t 
       for (int64_t c = 0; c < count; ++c) {
         Vec<A> of_channel[9];
         by_kind(source_of(p, first + c), [&](auto upsampled) {
-          taps_of_points<A, upsampled>(from + c * kPanel<A> + lane, distance, p.points_per_axis, parts, part, of_channel);
+          taps_of_points<A, upsampled>(from + c * kPanel<A> + lane, distance, p.points_per_axis, parts, part,
+                                       of_channel);
         });
         for (int k = 0; k < 9; ++k) of_channel[k].store(taps + (9 * c + k) * kLanes<A>);
       }
@@ -170,7 +169,7 @@ void points_gradient_items(const Problem& p, int64_t begin, int64_t end) {
     const int64_t point_sums = (alone ? kOutputSpan : output_panels) * panel_sums;
     A* sums = alone ? own.get()
                     : static_cast<A*>(p.grad_points) + group * points * point_sums + first_output * panel_sums +
-                          (source.offset + first_input * kPanel<A>) * kPanel<A>;
+                          (source.offset + first_input * kPanel<A>)*kPanel<A>;
     for (int64_t index = first_block; index < last_block; ++index) {
       const Block block(p, index);
       const int64_t panel = block.tiles * kPanel<A>;
@@ -181,12 +180,11 @@ void points_gradient_items(const Problem& p, int64_t begin, int64_t end) {
         if (!present(p, source, point)) continue;
         for (int64_t o = 0; o < output_count; ++o)
           for (int64_t i = 0; i < input_count; ++i)
-            product<A, true>(std::min(kPanel<A>, source.channels - (first_input + i) * kPanel<A>),
-                             p.out_channels - (first_output + o) * kPanel<A>, block.tiles,
-                             inputs.get() + (point * input_count + i) * panel, 0,
-                             outputs.get() + (point * output_count + o) * panel,
-                             sums + point * point_sums + o * panel_sums + i * kPanel<A> * kPanel<A>,
-                             index > first_block);
+            product<A, true>(
+                std::min(kPanel<A>, source.channels - (first_input + i) * kPanel<A>),
+                p.out_channels - (first_output + o) * kPanel<A>, block.tiles,
+                inputs.get() + (point * input_count + i) * panel, 0, outputs.get() + (point * output_count + o) * panel,
+                sums + point * point_sums + o * panel_sums + i * kPanel<A> * kPanel<A>, index > first_block);
       }
     }
     const int64_t first_channel = first_input * kPanel<A>;

@@ -2,7 +2,6 @@
 // values of any size, which Winograd's sums and differences would spread over a tile. The interface is that of
 // convolution_kernel.cpp, with taps for points.
 #include "convolution.h"
-
 #include "direct_windows.h"
 #include "outputs.h"
 #include "scratch.h"
@@ -86,8 +85,8 @@ void store_gradient(const Problem& p, const Source& source, int64_t image, int64
         Vec<A> sum(A(0));
         for (int64_t i = 0; i <= map.shift; ++i)
           for (int64_t j = 0; j <= map.shift; ++j)
-            sum = sum + Vec<A>::loadu(origin + ((r << map.shift) + i) * pitch + ((c << map.shift) + j) * kPanel<A> +
-                                      lane);
+            sum = sum +
+                  Vec<A>::loadu(origin + ((r << map.shift) + i) * pitch + ((c << map.shift) + j) * kPanel<A> + lane);
         A* v = line + c * kPanel<A> + lane;
         times_slope(sum, Vec<A>::loadu(v), p.activation, static_cast<A>(p.negative_slope)).store(v);
       }
@@ -117,8 +116,8 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
         for (int64_t tap = 0; tap < taps(p); ++tap) {
           const int64_t at = (r + tap / p.kernel_width) * map.columns + tap % p.kernel_width;
           for (int64_t i = 0; i < count; ++i) {
-            const A* weight = static_cast<const A*>(p.points) +
-                              (tap * p.panel_count + first + i) * p.out_channels * kPanel<A>;
+            const A* weight =
+                static_cast<const A*>(p.points) + (tap * p.panel_count + first + i) * p.out_channels * kPanel<A>;
             product<A, false>(p.width, source.channels - (p.first_panel + first + i) * kPanel<A>, p.out_channels,
                               grad.get(), row, weight, sums.get() + i * room + at * kPanel<A>, true);
           }

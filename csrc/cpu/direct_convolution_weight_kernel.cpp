@@ -1,7 +1,6 @@
 // The weight of a convolution tap by tap in panels, and its gradient. The interface is that of
 // convolution_weight_kernel.cpp, with taps for points.
 #include "convolution.h"
-
 #include "direct_windows.h"
 #include "scratch.h"
 
@@ -38,9 +37,9 @@ void points_gradient_items(const Problem& p, int64_t begin, int64_t end) {
             load_rows<T>(p, source, image, channel, first - map.padding, rows + p.kernel_height - 1, line.get(),
                          window.get());
             for (int64_t tap = 0; tap < taps(p); ++tap) {
-              A* sums = static_cast<A*>(p.grad_points) +
-                        (((group * taps(p) + tap) * output_panels + o) * p.in_channels + source.offset + channel) *
-                            kPanel<A>;
+              A* sums =
+                  static_cast<A*>(p.grad_points) +
+                  (((group * taps(p) + tap) * output_panels + o) * p.in_channels + source.offset + channel) * kPanel<A>;
               for (int64_t r = 0; r < rows; ++r) {
                 const int64_t at = (r + tap / p.kernel_width) * map.columns + tap % p.kernel_width;
                 product<A, true>(std::min(kPanel<A>, source.channels - channel), p.out_channels - o * kPanel<A>,
@@ -70,11 +69,12 @@ void points_items(const Problem& p, int64_t begin, int64_t end) {
   const int64_t runs = divide_up(p.in_channels, kChannelRun);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t panel = item / runs;
-    for_weight(p, (p.first_panel + panel) * kPanel<A>, kPanel<A>, item % runs * kChannelRun, kChannelRun,
-               [&](int64_t tap, int64_t o, int64_t c, int64_t index) {
-                 static_cast<A*>(p.points)[((tap * p.panel_count + panel) * p.in_channels + c) * kPanel<A> +
-                                           o % kPanel<A>] = static_cast<A>(static_cast<const T*>(p.weight)[index]);
-               });
+    for_weight(
+        p, (p.first_panel + panel) * kPanel<A>, kPanel<A>, item % runs * kChannelRun, kChannelRun,
+        [&](int64_t tap, int64_t o, int64_t c, int64_t index) {
+          static_cast<A*>(p.points)[((tap * p.panel_count + panel) * p.in_channels + c) * kPanel<A> + o % kPanel<A>] =
+              static_cast<A>(static_cast<const T*>(p.weight)[index]);
+        });
   }
 }
 
@@ -85,13 +85,13 @@ void transposed_points_items(const Problem& p, int64_t begin, int64_t end) {
   const int64_t runs = divide_up(p.out_channels, kChannelRun);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t panel = item / runs, first = (p.first_panel + panel) * kPanel<A>;
-    for_weight(p, item % runs * kChannelRun, kChannelRun, source.offset + first,
-               std::min(kPanel<A>, source.channels - first),
-               [&](int64_t tap, int64_t o, int64_t c, int64_t index) {
-                 static_cast<A*>(p.points)[((tap * p.panel_count + panel) * p.out_channels + o) * kPanel<A> + c -
-                                           source.offset - first] =
-                     static_cast<A>(static_cast<const T*>(p.weight)[index]);
-               });
+    for_weight(
+        p, item % runs * kChannelRun, kChannelRun, source.offset + first, std::min(kPanel<A>, source.channels - first),
+        [&](int64_t tap, int64_t o, int64_t c, int64_t index) {
+          static_cast<A*>(
+              p.points)[((tap * p.panel_count + panel) * p.out_channels + o) * kPanel<A> + c - source.offset - first] =
+              static_cast<A>(static_cast<const T*>(p.weight)[index]);
+        });
   }
 }
 

@@ -7,7 +7,6 @@
 // Two selected patches may have the same match. No two items write the same place, and an item adds what it
 // receives in the order of the positions: the gradient needs no atomics and is the same for any number of threads.
 #include "lifted_fusion.h"
-
 #include "scratch.h"
 #include "vec.h"
 
@@ -45,7 +44,7 @@ class Frame {
   }
 
  private:
-  const int64_t rows_, pitch_;    // runs of a patch, and from one to the next
+  const int64_t rows_, pitch_;   // runs of a patch, and from one to the next
   const int64_t length_, step_;  // elements of a run
 };
 

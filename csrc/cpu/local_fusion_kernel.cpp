@@ -1,12 +1,11 @@
 // The matches of local_fusion on the CPU: m_r(p) = argmax_q ⟨base_p, ref_q / max(‖ref_q‖, 1e-12)⟩.
 //
-// A reference is packed once into panels of unit vectors. A panel of selected positions, one a lane, meets them one
-// after another; of the similarities only the running maximum of each lane is kept, and the pixel it was met at.
-#include "local_fusion.h"
-
+// The selected positions are packed into panels, one a lane. Each panel of a reference's unit vectors meets them all;
+// of the similarities only the running maximum of each lane is kept, and the pixel it was met at.
 #include <cmath>
 #include <limits>
 
+#include "local_fusion.h"
 #include "panels.h"
 #include "scratch.h"
 
@@ -14,6 +13,9 @@ namespace {
 
 using Problem = pyeqgan::cpu::LiftedFusion;
 using pyeqgan::cpu::kMatchBlock;
+
+// Pixels of a reference that are packed at a time: some cache lines of every plane.
+constexpr int64_t kReferenceBlock = 256;
 
 // As wide as the numbers it goes with, so that both share their lanes.
 template <class A>
@@ -72,80 +74,85 @@ inline bool larger(A a, A b) {
 template <class A>
 class Maxima {
  public:
-  Maxima() : values_(kWays * kPanel<A>), pixels_(kWays * kPanel<A>) {}
+  explicit Maxima(int64_t panels) : values_(panels * kSize), pixels_(panels * kSize), panels_(panels) {}
 
   void reset() {
-    std::fill_n(values_.get(), kWays * kPanel<A>, -std::numeric_limits<A>::infinity());
-    std::fill_n(pixels_.get(), kWays * kPanel<A>, Index<A>(0));
+    std::fill_n(values_.get(), panels_ * kSize, -std::numeric_limits<A>::infinity());
+    std::fill_n(pixels_.get(), panels_ * kSize, Index<A>(0));
   }
 
-  // Pixels come in ascending order, so that the first of equal similarities stays.
-  void update(int64_t first, int64_t count, const A* similarities) {
-    for (int64_t i = 0; i < count; ++i)
-      take(similarities + i * kPanel<A>, static_cast<Index<A>>(first + i), i % kWays);
-  }
-
-  // The most similar pixel of each lane.
-  const Index<A>* matches() {
-    for (int64_t way = 1; way < kWays; ++way)
+  // The similarities of a panel of positions to pixels [first, first + count). Pixels come in ascending order, so that
+  // the first of equal similarities stays.
+  void update(int64_t panel, int64_t first, int64_t count, const A* similarities) {
+    for (int64_t i = 0; i < count; ++i) {
+      const A* row = similarities + i * kPanel<A>;
+      const Index<A> pixel = static_cast<Index<A>>(first + i);
+      A* values = values_.get() + panel * kSize + i % kWays * kPanel<A>;
+      Index<A>* pixels = pixels_.get() + panel * kSize + i % kWays * kPanel<A>;
       for (int64_t lane = 0; lane < kPanel<A>; ++lane) {
-        const A a = values_.get()[lane], b = values_.get()[way * kPanel<A> + lane];
-        const Index<A> i = pixels_.get()[lane], j = pixels_.get()[way * kPanel<A> + lane];
-        const bool better = larger(b, a) | (!larger(a, b) & (j < i));
-        values_.get()[lane] = better ? b : a;
-        pixels_.get()[lane] = better ? j : i;
+        const bool better = larger(row[lane], values[lane]);
+        values[lane] = better ? row[lane] : values[lane];
+        pixels[lane] = better ? pixel : pixels[lane];
       }
-    return pixels_.get();
-  }
-
- private:
-  static constexpr int64_t kWays = 4;
-
-  void take(const A* similarities, Index<A> pixel, int64_t way) {
-    A* values = values_.get() + way * kPanel<A>;
-    Index<A>* pixels = pixels_.get() + way * kPanel<A>;
-    for (int64_t lane = 0; lane < kPanel<A>; ++lane) {
-      const bool better = larger(similarities[lane], values[lane]);
-      values[lane] = better ? similarities[lane] : values[lane];
-      pixels[lane] = better ? pixel : pixels[lane];
     }
   }
 
+  // The most similar pixel of each lane of a panel.
+  const Index<A>* matches(int64_t panel) {
+    A* values = values_.get() + panel * kSize;
+    Index<A>* pixels = pixels_.get() + panel * kSize;
+    for (int64_t other = kPanel<A>; other < kSize; other += kPanel<A>)
+      for (int64_t lane = 0; lane < kPanel<A>; ++lane) {
+        const A a = values[lane], b = values[other + lane];
+        const bool better = larger(b, a) | (!larger(a, b) & (pixels[other + lane] < pixels[lane]));
+        values[lane] = better ? b : a;
+        pixels[lane] = better ? pixels[other + lane] : pixels[lane];
+      }
+    return pixels;
+  }
+
+ private:
+  static constexpr int64_t kWays = 4, kSize = kWays * kPanel<A>;
+
   Scratch<A> values_;
   Scratch<Index<A>> pixels_;
+  const int64_t panels_;
 };
 
 template <class T>
 void match_items(const Problem& p, int64_t* matches, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const int64_t pixels = p.pixels(), blocks = match_blocks(p), panel = p.channels * kPanel<A>;
-  Scratch<A> reference(panels<A>(pixels) * panel), selected(panels<A>(std::min(kMatchBlock, p.selected)) * panel);
+  const int64_t most = panels<A>(std::min(kMatchBlock, p.selected));
+  Scratch<A> selected(most * panel), reference(panels<A>(std::min(kReferenceBlock, pixels)) * panel);
   Scratch<A> similarities(kPanel<A> * kPanel<A>);
-  Maxima<A> maxima;
-  int64_t packed = -1;
+  Maxima<A> maxima(most);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t image = item / blocks, b = image / p.references, r = image % p.references;
-    if (packed != image) {
-      const T* from = static_cast<const T*>(p.reference) + b * p.reference_row + r * p.reference_step;
-      pack(p, from, pixels, [](int64_t q) { return q; }, reference.get());
-      for (int64_t q = 0; q < panels<A>(pixels); ++q) normalize(p.channels, reference.get() + q * panel);
-      packed = image;
-    }
     const int64_t first = item % blocks * kMatchBlock, count = std::min(kMatchBlock, p.selected - first);
     const int64_t* positions = p.positions + b * p.selected + first;
-    const T* base = static_cast<const T*>(p.base) + b * p.base_step;
-    pack(p, base, count, [=](int64_t m) { return positions[m]; }, selected.get());
-    for (int64_t m = 0; m < count; m += kPanel<A>) {
-      const int64_t lanes = std::min(kPanel<A>, count - m);
-      maxima.reset();
-      for (int64_t q = 0; q < pixels; q += kPanel<A>) {
-        const int64_t rows = std::min(kPanel<A>, pixels - q);
-        product<A, true>(rows, lanes, p.channels, reference.get() + q / kPanel<A> * panel, 0,
-                         selected.get() + m / kPanel<A> * panel, similarities.get(), false);
-        maxima.update(q, rows, similarities.get());
+    pack(
+        p, static_cast<const T*>(p.base) + b * p.base_step, count, [=](int64_t m) { return positions[m]; },
+        selected.get());
+    maxima.reset();
+    const T* from = static_cast<const T*>(p.reference) + b * p.reference_row + r * p.reference_step;
+    for (int64_t q = 0; q < pixels; q += kPanel<A>) {
+      const A* units = reference.get() + q % kReferenceBlock / kPanel<A> * panel;
+      if (q % kReferenceBlock == 0) {
+        const int64_t next = std::min(kReferenceBlock, pixels - q);
+        pack(p, from, next, [q](int64_t i) { return q + i; }, reference.get());
+        for (int64_t i = 0; i < panels<A>(next); ++i) normalize(p.channels, reference.get() + i * panel);
       }
-      std::copy_n(maxima.matches(), lanes, matches + image * p.selected + first + m);
+      const int64_t rows = std::min(kPanel<A>, pixels - q);
+      for (int64_t m = 0; m < count; m += kPanel<A>) {
+        product<A, true>(rows, std::min(kPanel<A>, count - m), p.channels, units, 0,
+                         selected.get() + m / kPanel<A> * panel, similarities.get(), false);
+        maxima.update(m / kPanel<A>, q, rows, similarities.get());
+      }
     }
+    for (int64_t m = 0; m < count; m += kPanel<A>)
+      std::copy_n(maxima.matches(m / kPanel<A>), std::min(kPanel<A>, count - m),
+                  matches + image * p.selected + first + m);
   }
 }
 

@@ -9,23 +9,24 @@ namespace pyeqgan::cpu {
 struct Normalization {
   int64_t batch, channels, pixels;
   bool channels_last;
+  bool norm;       // else only the activation
   bool per_image;  // statistics (B,C), else (C)
   double eps, negative_slope;
   Activation activation;
 
   const void* moments;  // A (B,parts,2,C): mean and sum of squared deviations of part_pixels pixels, fewer in the last
   int64_t parts, part_pixels;
-  void *mean, *var;            // A (B,C) or (C); null without normalisation
-  const void *weight, *bias;   // A (C) or null
-  const void* x;               // T (B,C,pixels); without normalisation y
-  void* y;                     // T
+  void *mean, *var;           // A (B,C) or (C)
+  const void *weight, *bias;  // A (C) or null
+  const void* x;              // T (B,C,pixels); without normalisation y
+  void* y;                    // T
 
   // Gradient only.
-  bool constant_statistics;  // not those of x
-  const void* grad_y;        // T
-  void* sums;                // A (B,chunks,2,C): of the gradient after the norm, and of it times the normalised x
-  void* means;               // A (B,2,C) or (2,C): what the gradient of x subtracts
-  void* grad_x;              // T
+  bool constant_statistics;       // not those of x
+  const void* grad_y;             // T
+  void* sums;                     // A (B,chunks,2,C): of the gradient after the norm, and of it times the normalised x
+  void* means;                    // A (B,2,C) or (2,C): what the gradient of x subtracts
+  void* grad_x;                   // T
   void *grad_weight, *grad_bias;  // A (C) or null
 
   // Work is cut into chunks of pixels, or planes where a channel's pixels lie together.
@@ -36,11 +37,11 @@ struct Normalization {
 struct NormalizationKernels {
   using Run = void (*)(const Normalization&, int64_t begin, int64_t end);
   struct Typed {
-    Run statistics;     // a row of mean and var
-    Run forward;        // a chunk of one image (channels last), or a plane
-    Run sums;           // likewise
-    Run means;          // a channel
-    Run input_gradient; // a chunk or plane
+    Run statistics;      // a row of mean and var
+    Run forward;         // a chunk of one image (channels last), or a plane
+    Run sums;            // likewise
+    Run means;           // a channel
+    Run input_gradient;  // a chunk or plane
   } f32, f64, bf16, f16;
 };
 

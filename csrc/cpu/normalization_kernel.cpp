@@ -2,17 +2,17 @@
 //
 // With z the activation's input and dz = grad_y·act'(z), the gradient of x is
 // weight/sqrt(var + eps)·(dz - mean(dz) - x̂·mean(dz·x̂)), without the two means where the statistics are given.
-#include "normalization.h"
-
 #include <cmath>
 
 #include "activation.h"
+#include "normalization.h"
 
 namespace {
 
 using Problem = pyeqgan::cpu::Normalization;
 
-// Vectors whose lanes belong to the same channels: one channel (channel by channel) or a vector of them (channels last).
+// Vectors whose lanes belong to the same channels: one channel (channel by channel) or a vector of them (channels
+// last).
 template <class A>
 struct Run {
   int64_t image, chunk, channel, lanes;
@@ -21,7 +21,8 @@ struct Run {
 
   template <class F>
   void each(const F& f) const {
-    for (int64_t j = 0; j < count; ++j) f(offset + j * step, broadcast ? std::min(kLanes<A>, elements - j * step) : lanes);
+    for (int64_t j = 0; j < count; ++j)
+      f(offset + j * step, broadcast ? std::min(kLanes<A>, elements - j * step) : lanes);
   }
 
   Vec<A> read(const void* from, int64_t at) const {
@@ -58,7 +59,7 @@ inline void for_runs(const Problem& p, int64_t item, const F& f) {
 template <class A>
 struct Affine {
   Affine(const Problem& p, const Run<A>& run) {
-    if (p.mean == nullptr) return;
+    if (!p.norm) return;
     const int64_t at = (p.per_image ? run.image * p.channels : 0) + run.channel;
     mean = run.read(p.mean, at);
     scale = Vec<A>(A(1)) / (run.read(p.var, at) + Vec<A>(static_cast<A>(p.eps))).sqrt();
@@ -119,7 +120,7 @@ inline Vec<Acc<T>> after_norm(const Problem& p, const Affine<Acc<T>>& affine, co
                               int64_t n) {
   using A = Acc<T>;
   const Vec<A> grad = load(static_cast<const T*>(p.grad_y) + at, n);
-  if (p.mean == nullptr && p.activation == Activation::kTanh) return grad * (Vec<A>(A(1)) - x * x);
+  if (!p.norm && p.activation == Activation::kTanh) return grad * (Vec<A>(A(1)) - x * x);
   const Vec<A> z = at::vec::fmadd(affine.normalised(x), affine.weight, affine.bias);
   return times_slope(grad, z, p.activation, static_cast<A>(p.negative_slope));
 }
@@ -152,8 +153,7 @@ void means_items(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t which = 0; which < 2; ++which) {
       double total = 0;
       const auto write_mean = [&](int64_t row, double sum) {
-        static_cast<A*>(p.means)[(row * 2 + which) * p.channels + c] =
-            p.constant_statistics ? A(0) : static_cast<A>(sum / count);
+        static_cast<A*>(p.means)[(row * 2 + which) * p.channels + c] = static_cast<A>(sum / count);
       };
       for (int64_t b = 0; b < p.batch; ++b) {
         double sum = 0;
@@ -177,16 +177,18 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     for_runs<A>(p, item, [&](const Run<A>& run) {
       const Affine<A> affine(p, run);
-      Vec<A> plain(A(0)), weighted(A(0));
-      if (p.mean != nullptr) {
-        const int64_t at = (p.per_image ? run.image * 2 * p.channels : 0) + run.channel;
-        plain = run.read(p.means, at), weighted = run.read(p.means, at + p.channels);
-      }
       const Vec<A> factor = affine.scale * affine.weight;
+      if (!p.norm || p.constant_statistics) {
+        run.each([&](int64_t at, int64_t n) {
+          store(grad_x + at, after_norm<T>(p, affine, load(x + at, n), at, n) * factor, n);
+        });
+        return;
+      }
+      const int64_t row = (p.per_image ? run.image * 2 * p.channels : 0) + run.channel;
+      const Vec<A> plain = run.read(p.means, row), weighted = run.read(p.means, row + p.channels);
       run.each([&](int64_t at, int64_t n) {
-        const Vec<A> value = load(x + at, n);
-        const Vec<A> grad = after_norm<T>(p, affine, value, at, n) - plain - weighted * affine.normalised(value);
-        store(grad_x + at, grad * factor, n);
+        const Vec<A> value = load(x + at, n), grad = after_norm<T>(p, affine, value, at, n);
+        store(grad_x + at, (grad - plain - weighted * affine.normalised(value)) * factor, n);
       });
     });
   }

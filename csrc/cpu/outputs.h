@@ -20,13 +20,15 @@ inline void load_bias(const Problem& p, int64_t channel, Acc<T>* to) {
 template <class A>
 void moments(const A* pixels, int64_t pitch, int64_t rows, int64_t columns, A* mean, A* deviations) {
   for (int64_t lane = 0; lane < kPanel<A>; lane += kLanes<A>) {
+    // Summed as differences from one of them: a large mean costs no precision.
+    const Vec<A> pivot = Vec<A>::loadu(pixels + lane);
     Vec<A> sum(A(0)), squares(A(0));
     const auto each = [&](const auto& f) {
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < columns; ++c) f(Vec<A>::loadu(pixels + r * pitch + c * kPanel<A> + lane));
     };
-    each([&](const Vec<A>& value) { sum = sum + value; });
-    const Vec<A> centre = sum / Vec<A>(static_cast<A>(rows * columns));
+    each([&](const Vec<A>& value) { sum = sum + (value - pivot); });
+    const Vec<A> centre = pivot + sum / Vec<A>(static_cast<A>(rows * columns));
     each([&](const Vec<A>& value) { squares = at::vec::fmadd(value - centre, value - centre, squares); });
     centre.store(mean + lane);
     squares.store(deviations + lane);

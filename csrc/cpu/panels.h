@@ -89,8 +89,8 @@ template <class A, bool transposed>
 inline void product(int64_t rows, int64_t columns, int64_t depth, const A* a, int64_t a_panel, const A* b, A* c,
                     bool add) {
   using Rows = std::make_integer_sequence<int, kTileRows>;
-  const ProductTile<A>* tiles = columns > kLanes<A> ? ProductTiles<A, transposed, 2, Rows>::table
-                                                     : ProductTiles<A, transposed, 1, Rows>::table;
+  const ProductTile<A>* tiles =
+      columns > kLanes<A> ? ProductTiles<A, transposed, 2, Rows>::table : ProductTiles<A, transposed, 1, Rows>::table;
   // Tiles of nearly equal height: a last one of few rows would wait for memory.
   for (int64_t i = 0, left = divide_up(rows, kTileRows); left > 0; --left) {
     const int64_t height = divide_up(rows - i, left);

@@ -70,8 +70,7 @@ inline void store_row(T* to, const Strides& s, int64_t channels, int64_t width, 
     for (int64_t w = 0; w < width; w += kLanes<A>) {
       const int64_t pixels = std::min(kLanes<A>, width - w);
       Vec<A> rows[kLanes<A>];
-      for (int64_t i = 0; i < kLanes<A>; ++i)
-        rows[i] = Vec<A>::loadu(source + std::min(i, pixels - 1) * kPanel<A>);
+      for (int64_t i = 0; i < kLanes<A>; ++i) rows[i] = Vec<A>::loadu(source + std::min(i, pixels - 1) * kPanel<A>);
       transpose<A>(rows);
       for (int64_t i = 0; i < lanes; ++i) store(to + (first + i) * s.c + w, rows[i], pixels);
       source += pixels * kPanel<A>;

@@ -57,8 +57,7 @@ inline void product_tile(int64_t depth, const Matrix<A>& a, const A* b, int64_t 
 #pragma GCC unroll 8
   for (int i = 0; i < kTileRows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVectors; ++v)
-      (sums[i][v] * factor).store(c + i * c_row + v * kLanes<A>);
+    for (int v = 0; v < kTileVectors; ++v) (sums[i][v] * factor).store(c + i * c_row + v * kLanes<A>);
 }
 
 // c (rows, columns), its rows c_row apart, = scale·a (rows, depth)·b (depth, columns), or += a·b if scale is null. Rows
@@ -66,8 +65,8 @@ inline void product_tile(int64_t depth, const Matrix<A>& a, const A* b, int64_t 
 //
 // Not inlined: its loops need all registers.
 template <class A>
-[[gnu::noinline]] void product(int64_t rows, int64_t columns, int64_t depth, const Matrix<A>& a, const Panels<A>& b, A* c,
-                    int64_t c_row, const A* scale) {
+[[gnu::noinline]] void product(int64_t rows, int64_t columns, int64_t depth, const Matrix<A>& a, const Panels<A>& b,
+                               A* c, int64_t c_row, const A* scale) {
   for (int64_t j = 0; j < columns; j += kPanel<A>)
     for (int64_t i = 0; i < rows; i += kTileRows)
       product_tile<A>(depth, {a.data + i * a.row, a.row, a.column}, b.data + j / kPanel<A> * b.panel, b.row,

@@ -145,7 +145,8 @@ void load_grad_points(const Problem& p, const Block& block, int64_t first, int64
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t b = 0; b < block.images; ++b) {
       load_grad<T>(p, block, block.first_image + b, (first + i) * kPanel<A>, pixels);
-      for (int64_t v = 0; v < 4 * block.tiles_per_image * kPanel<A>; v += kLanes<A>) watch.see(Vec<A>::loadu(pixels + v));
+      for (int64_t v = 0; v < 4 * block.tiles_per_image * kPanel<A>; v += kLanes<A>)
+        watch.see(Vec<A>::loadu(pixels + v));
       A* to = points + i * panel + b * block.tiles_per_image * kPanel<A>;
       p.points_per_axis == 4 ? points_of_outputs<A, 4>(pixels, block.rows, p.tile_columns, to, distance)
                              : points_of_outputs<A, 3>(pixels, block.rows, p.tile_columns, to, distance);

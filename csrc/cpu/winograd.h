@@ -1,4 +1,5 @@
-// The transforms of Winograd's F(2×2, 3×3) and, exactly, their adjoints, on panels of channels. Only for kernel sources.
+// The transforms of Winograd's F(2×2, 3×3) and, exactly, their adjoints, on panels of channels. Only for kernel
+// sources.
 //
 // Along each axis y = outputᵀ[(taps g) · (inputᵀ d)] with d the 4 pixels, g the 3 taps and y the 2 outputs of a tile:
 //   points of pixels  d0-d2, d1+d2, d2-d1, d1-d3     points of taps  g0, (g0+g1+g2)/2, (g0-g1+g2)/2, g2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.autograd import forward_ad
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def fail(op: str, argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> None:
+def fail(op: str, argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
     """Raise ``error`` in the one form all operations share."""
     raise error(f"{op}: {argument}: expected {expected}, got {got}")
 

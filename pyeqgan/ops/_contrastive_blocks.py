@@ -88,6 +88,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of ``contrastive_loss_backward``: to grad_loss, queries, keys and temperature."""
     grad_loss, queries, query_labels, keys, key_labels, temperature, query_ids, key_ids = ctx.saved_tensors
+    mode, normalize, ignore_index = ctx.options
 
     def backward(rows: slice, *leaves: Any) -> tuple[Tensor, ...]:
         grad_loss, queries, keys, temperature = leaves
@@ -99,7 +100,9 @@ def double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
             keys,
             key_labels,
             temperature,
-            *ctx.options,
+            mode,
+            normalize,
+            ignore_index,
             query_ids,
             key_ids,
             ctx.needs,

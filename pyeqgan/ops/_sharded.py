@@ -35,7 +35,7 @@ def gather_keys(
             query_ids = torch.arange(start, start + len(local), device=local.device)
         key_ids = query_ids
     gathered_ids = None if key_ids is None else _gather(key_ids, sizes, group)
-    gathered: Tensor = _Gather.apply(local, sizes, group)
+    gathered: Tensor = _Gather.apply(local, sizes, group)  # type: ignore[no-untyped-call]
     return gathered, _gather(labels, sizes, group), query_ids, gathered_ids
 
 
@@ -43,7 +43,7 @@ def sum_over_ranks(total: Tensor, active: Tensor, group: dist.ProcessGroup) -> t
     """The sums over all ranks; backward gives each rank the gradient of its own share."""
     active = active.clone()
     dist.all_reduce(active, group=group)
-    return _Sum.apply(total, group), active
+    return _Sum.apply(total, group), active  # type: ignore[no-untyped-call]
 
 
 def _sizes(size: int, device: torch.device, group: dist.ProcessGroup) -> list[int]:
@@ -67,7 +67,8 @@ def _reduce_scatter(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Te
     if dist.get_backend(group) == "gloo":  # which has no reduce-scatter
         total = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=group)
-        return total.split(sizes)[rank].clone()
+        own: Tensor = total.split(sizes)[rank]
+        return own.clone()
     blocks = []
     for part in x.split(sizes):
         block = x.new_zeros((max(sizes), *x.shape[1:]))
@@ -86,7 +87,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _ReduceScatter.apply(grads[0], ctx.sizes, ctx.group), None, None
+        return _ReduceScatter.apply(grads[0], ctx.sizes, ctx.group), None, None  # type: ignore[no-untyped-call]
 
 
 class _ReduceScatter(torch.autograd.Function):
@@ -97,7 +98,7 @@ class _ReduceScatter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Gather.apply(grads[0], ctx.sizes, ctx.group), None, None
+        return _Gather.apply(grads[0], ctx.sizes, ctx.group), None, None  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):

@@ -75,7 +75,7 @@ def contrastive_loss(
     Cross-Image Pixel Contrast for Semantic Segmentation", ICCV 2021, eq. 3, and ECGAN, ICLR 2023 ("per_positive").
     """
     check.tensor(NAME, "queries", queries, shape=("M", "D"))
-    rows = {"dtype": torch.int64, "device": queries.device}
+    rows: dict[str, Any] = {"dtype": torch.int64, "device": queries.device}
     check.tensor(NAME, "query_labels", query_labels, shape=queries.shape[:1], **rows)
     if query_ids is not None:
         check.tensor(NAME, "query_ids", query_ids, shape=queries.shape[:1], **rows)
@@ -117,7 +117,8 @@ def contrastive_loss(
     )
     if reduction == "none":
         return loss  # type: ignore[no-any-return]
-    total, active = loss.sum(), (count > 0).sum()
+    total: Tensor = loss.sum()
+    active = (count > 0).sum()
     if group is not None:
         total, active = _sharded.sum_over_ranks(total, active, group)
     return total / active.clamp_min(1) if reduction == "mean" else total

@@ -110,7 +110,7 @@ def _backward_oracle(
     need_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_base, grad_references, grad_weights = library.composed_backward(
-        lambda *blend: reference.lifted_fusion(*blend, positions, matches, grid),
+        lambda *blend: reference.lifted_fusion(blend[0], blend[1], blend[2], positions, matches, grid),
         (base, references, weights),
         (grad_fused,),
         (need_base, need_references, need_weights),

@@ -11,6 +11,7 @@ from pyeqgan import reference
 from pyeqgan.ops import _checks as check
 from pyeqgan.ops import _library as library
 from pyeqgan.ops import _norm
+from pyeqgan.ops._graph import asked_for
 
 NAME = "skip_decoder_block"
 
@@ -290,7 +291,8 @@ def _backward(ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tenso
     if grad_y is None:
         return (None,) * 13
     x, skip, weight, bias, norm_weight, norm_bias, saved, mean, var = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 5, 6)]
+    asked = asked_for(ctx)
+    needs = [asked[i] for i in (0, 1, 2, 3, 5, 6)]
     grads = torch.ops.pyeqgan.skip_decoder_block_backward.default(
         grad_y,
         x,

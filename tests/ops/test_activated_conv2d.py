@@ -240,7 +240,7 @@ def test_a_value_goes_no_further_than_its_neighbourhood(where, value):
     """Not over the tile that Winograd's sums would spread it over; denormal numbers are as good as any."""
     seed_everything()
     tensors = {"x": torch.randn(2, 5, 9, 8), "weight": torch.randn(6, 5, 3, 3), "grad": torch.randn(2, 6, 9, 8)}
-    tensors[where][1, 3, *((4, 3) if where != "weight" else (2, 1))] = value  # where reflection does not double it
+    tensors[where][(1, 3, 2, 1) if where == "weight" else (1, 3, 4, 3)] = value  # where reflection does not double it
 
     def both(function):
         x, weight = leaf(tensors["x"]), leaf(tensors["weight"])
