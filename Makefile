@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench clean
+.PHONY: help install demo test test-all lint format bench bench-pytest clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -28,11 +28,11 @@ $(STAMP): $(BIN)/python constraints.txt pyproject.toml $(SOURCES)
 install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the development tools
 
 # Interrupted, it continues where it was.
-DEMO := --data embedded --image-size 32 --width 0.25 --batch-size 8 --steps 800 --learning-rate 4e-4 \
-	--reconstruction-weight 5 --penalty-every 4 --checkpoint-every 200 --sample-every 200 --ema-decay 0.99
+DEMO := --data embedded --image-size 32 --width 0.25 --batch-size 8 --steps 500 --learning-rate 4e-4 \
+	--reconstruction-weight 10 --penalty-every 4 --checkpoint-every 100 --sample-every 100 --ema-decay 0.99
 demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave demo/evaluation/index.html (minutes)
 	$(BIN)/pyeqgan train --output demo $(DEMO) $$(test ! -e demo/config.yaml || echo --resume)
-	$(BIN)/pyeqgan evaluate --checkpoint demo --output demo/evaluation --fakes-per-class 32
+	$(BIN)/pyeqgan evaluate --checkpoint demo --output demo/evaluation --fakes-per-class 32 --force
 
 test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto $(ARGS)
@@ -51,8 +51,31 @@ format: $(STAMP) ## format all sources
 	$(BIN)/ruff format .
 	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
-bench: $(STAMP) ## measure the operations against eager PyTorch and torch.compile
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -n 0 $(ARGS)
+bench: $(STAMP) ## measure the operations against eager PyTorch and torch.compile; keeps numbers and a report
+	$(BIN)/python -m pyeqgan.benchmarks.record $(ARGS)
+
+bench-pytest: $(STAMP) ## the same cases under pytest-benchmark; ARGS='-k local_fusion --benchmark-autosave'
+	$(BIN)/python -m pytest benchmarks/bench_operations.py --benchmark-only --benchmark-disable-gc -n 0 $(ARGS)
 
 clean: ## remove everything make has made
 	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+.PHONY: bench-compare bench-instructions bench-instructions-update test-asan test-tsan fuzz
+
+bench-compare: $(STAMP) ## BASE=<commit>: build it and the working tree, run both in turns, fail if the latter is slower
+	$(BIN)/python -m pyeqgan.benchmarks.compare $(or $(BASE),$(error BASE=<commit> says what to compare with)) $(ARGS)
+
+bench-instructions: $(STAMP) ## count the kernels' instructions, fail if they are 3 % more than recorded
+	$(BIN)/python benchmarks/callgrind/gate.py
+
+bench-instructions-update: $(STAMP) ## record the kernels' instructions
+	$(BIN)/python benchmarks/callgrind/gate.py --update
+
+test-asan: $(STAMP) ## the operations' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/python tests/sanitizers/address.py $(ARGS)
+
+test-tsan: $(STAMP) ## the compiled operations under ThreadSanitizer
+	$(BIN)/python tests/sanitizers/thread.py
+
+fuzz: $(STAMP) ## search for arguments that break an operation (long)
+	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest tests/fuzz -m slow -n auto $(ARGS)

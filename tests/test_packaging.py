@@ -87,7 +87,10 @@ def test_objects_hold_no_weak_symbol():
         pytest.skip("no build folder beside the sources (installed from a wheel)")
     for path in objects:
         symbols = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
-        weak = [s for s in symbols.splitlines() if re.match(r"\S* [WVu] ", s) and "__gxx_personality" not in s]
+        # at::vec's own functions carry the instruction set in their names: they have no twin elsewhere.
+        own = f"at::vec::{path.suffixes[-2].lstrip('.')}::"
+        weak = [s for s in symbols.splitlines() if re.match(r"\S* [WVu] ", s)]
+        weak = [s for s in weak if "__gxx_personality" not in s and not s.partition(" W ")[2].startswith(own)]
         assert not weak, f"{path.name}: {weak[:5]}"
 
 

@@ -91,6 +91,7 @@ def vjp(
     counted twice.
     """
     create_graph = torch.is_grad_enabled()
+    needs = [n and a is not None for a, n in zip(arguments, needs, strict=True)]
     with torch.enable_grad():
         cut = [_cut(a, n and create_graph) if n else a for a, n in zip(arguments, needs, strict=True)]
         outputs = function(*cut)

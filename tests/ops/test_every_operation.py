@@ -96,7 +96,7 @@ def activated_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
 
 
 def contrastive_loss(layout: str, odd: int, *, smooth: bool = False) -> Problem:
-    n, k, d = ((37, 23, 6), (5, 3, 2), (131, 67, 33))[odd]
+    n, k, d = ((37, 23, 6), (23, 19, 3), (131, 67, 33))[odd]
     mode = ("per_positive", "supcon", "per_positive")[odd]
     labels, key_labels = torch.randint(-1, 4, (n,)), torch.randint(-1, 4, (k,))
     if layout == "contiguous":
