@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench bench-pytest clean
+.PHONY: help install demo test test-all lint format bench bench-pytest bench-compare clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -57,25 +57,8 @@ bench: $(STAMP) ## measure the operations against eager PyTorch and torch.compil
 bench-pytest: $(STAMP) ## the same cases under pytest-benchmark; ARGS='-k local_fusion --benchmark-autosave'
 	$(BIN)/python -m pytest benchmarks/bench_operations.py --benchmark-only --benchmark-disable-gc -n 0 $(ARGS)
 
-clean: ## remove everything make has made
-	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-
-.PHONY: bench-compare bench-instructions bench-instructions-update test-asan test-tsan fuzz
-
 bench-compare: $(STAMP) ## BASE=<commit>: build it and the working tree, run both in turns, fail if the latter is slower
 	$(BIN)/python -m pyeqgan.benchmarks.compare $(or $(BASE),$(error BASE=<commit> says what to compare with)) $(ARGS)
 
-bench-instructions: $(STAMP) ## count the kernels' instructions, fail if they are 3 % more than recorded
-	$(BIN)/python benchmarks/callgrind/gate.py
-
-bench-instructions-update: $(STAMP) ## record the kernels' instructions
-	$(BIN)/python benchmarks/callgrind/gate.py --update
-
-test-asan: $(STAMP) ## the operations' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(BIN)/python tests/sanitizers/address.py $(ARGS)
-
-test-tsan: $(STAMP) ## the compiled operations under ThreadSanitizer
-	$(BIN)/python tests/sanitizers/thread.py
-
-fuzz: $(STAMP) ## search for arguments that break an operation (long)
-	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest tests/fuzz -m slow -n auto $(ARGS)
+clean: ## remove everything make has made
+	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
