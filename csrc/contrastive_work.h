@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -63,9 +64,10 @@ inline void check(const ContrastiveArguments& a) {
 class ContrastiveWork {
  public:
   explicit ContrastiveWork(const ContrastiveArguments& a)
-      : accumulation_((check(a), accumulation_dtype(a.queries.scalar_type()))),
+      : accumulation_(accumulation_dtype(a.queries.scalar_type())),
         queries_(torch::stable::contiguous(a.queries)),
         keys_(a.keys.has_value() ? torch::stable::contiguous(*a.keys) : queries_) {
+    check(a);
     problem.channels = queries_.size(1);
     problem.temperature = accumulation_ == ScalarType::Double
                               ? *static_cast<const double*>(a.temperature.const_data_ptr())
@@ -176,7 +178,7 @@ class ContrastiveWork {
   static double peak(const cpu::ContrastiveSide& side) {
     double peak = 0;
     for (int64_t b = 0; b < side.blocks(); ++b)
-      if (!(side.peaks[b] <= peak)) peak = side.peaks[b];
+      if (side.peaks[b] > peak || std::isnan(side.peaks[b])) peak = side.peaks[b];
     return peak;
   }
 

@@ -69,6 +69,8 @@ class Convolution {
     if (tiles >= kTiles) p.block_rows = std::max<int64_t>(1, kTiles / p.tile_columns);
     p.blocks_per_image = p.block_rows == 0 ? 0 : divide_up(p.tile_rows, p.block_rows);
     p.blocks = divide_up(p.batch, p.block_images) * p.blocks_per_image;
+    // Fewer panels an item repeat transforms, but give threads something to do.
+    p.input_span = std::clamp<int64_t>(image_runs(), 1, cpu::kInputSpan);
   }
 
   void output(const Tensor& like) {
@@ -76,7 +78,8 @@ class Convolution {
     compute([&](const auto& kernels, const auto& weights, int64_t points, bool direct) {
       by_slabs(like, points, p.in_channels, p.out_channels, kernels.panel, [&] {
         run(weights.points, p.panel_count * divide_up(p.in_channels, cpu::kChannelRun));
-        run(kernels.output, p.blocks);
+        problem.output_span = p.blocks < kFewBlocks ? 1 : p.panel_count;
+        run(kernels.output, p.blocks * divide_up(p.panel_count, p.output_span));
       });
     });
   }
@@ -90,7 +93,7 @@ class Convolution {
     compute([&](const auto& kernels, const auto& weights, int64_t points, bool direct) {
       by_slabs(like, points, p.out_channels, source.channels, kernels.panel, [&] {
         run(weights.transposed_points, p.panel_count * divide_up(p.out_channels, cpu::kChannelRun));
-        run(kernels.input_gradient, divide_up(p.batch, p.block_images) * divide_up(p.panel_count, cpu::kInputSpan));
+        run(kernels.input_gradient, image_runs() * divide_up(p.panel_count, p.input_span));
       });
     });
   }
@@ -127,10 +130,13 @@ class Convolution {
 
   // Tiles in a block: enough to reuse a weight often, few enough for their points to stay near the processor.
   static constexpr int64_t kTiles = 64;
+  static constexpr int64_t kFewBlocks = 4;
   // Numbers in a run of panels of the weight's points: what a processor keeps in its second level cache.
   static constexpr int64_t kSlab = 1 << 20;
   // Work items of a weight gradient: enough to keep threads busy.
   static constexpr int64_t kItems = 16;
+
+  int64_t image_runs() const { return divide_up(problem.batch, problem.block_images); }
 
   // Calls f with Winograd's kernels where they serve, else, or if they met a value too large for them, with the others.
   template <class F>
@@ -138,12 +144,12 @@ class Convolution {
     const cpu::Convolution& p = problem;
     bool served = p.kernel_height == 3 && p.kernel_width == 3 && p.padding <= 1;
     if (served) {
-      int spoiled = 0;
-      problem.spoiled = &spoiled;
+      spoiled_ = 0;
+      problem.spoiled = &spoiled_;
       f(of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_convolution), dtype_, op_),
         of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_convolution_weight), dtype_, op_), p.points_per_axis * p.points_per_axis,
         false);
-      served = spoiled == 0;
+      served = spoiled_ == 0;
     }
     if (served) return;
     f(of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_direct_convolution), dtype_, op_),
@@ -174,6 +180,7 @@ class Convolution {
 
   const char* op_;
   ScalarType dtype_;
+  int spoiled_ = 0;
 };
 
 }  // namespace pyeqgan

@@ -45,7 +45,7 @@ void pack(const Problem& p, const Side& side, int64_t block) {
       for (int64_t d = 0; d < p.channels; ++d) row[d] = static_cast<A>(row[d] * inverse);
       norm *= inverse;
     }
-    if (!(norm <= peak)) peak = norm;  // a NaN, too
+    if (norm > peak || std::isnan(norm)) peak = norm;  // which no number replaces
   }
   side.peaks[block] = peak;
   std::fill(rows + (end - begin) * p.stride, rows + side.block * p.stride, A(0));

@@ -61,6 +61,7 @@ struct Convolution {
   int64_t tile_rows, tile_columns;                             // tiles of an image
   int64_t block_images, block_rows, blocks_per_image, blocks;  // a block is several images, or tile rows of one
   int64_t groups;                                              // runs of blocks the weight gradient is summed over
+  int64_t output_span, input_span;                             // panels an item works on: fewer where blocks are few
 };
 
 // Each function handles items [begin, end); what an item is stands beside it.
@@ -68,8 +69,8 @@ struct ConvolutionKernels {
   using Run = void (*)(const Convolution&, int64_t begin, int64_t end);
   struct Typed {
     int64_t panel;       // channels in a panel
-    Run output;          // a block
-    Run input_gradient;  // a run of images, as many as a block's, and a span of the target's panels
+    Run output;          // a block and output_span panels of out_channels
+    Run input_gradient;  // a run of images, as many as a block's, and input_span panels of the target
   } f32, f64, bf16, f16;
 };
 
@@ -78,7 +79,7 @@ struct ConvolutionWeightKernels {
   struct Typed {
     Run points;             // a panel of out_channels and a run of in_channels
     Run transposed_points;  // one of the target's panels and a run of out_channels
-    Run points_gradient;    // a group, a span of panels of the target and a span of panels of out_channels
+    Run points_gradient;    // a group, kInputSpan panels of the target and kOutputSpan panels of out_channels
     Run gradient;           // a panel of out_channels and a run of in_channels
   } f32, f64, bf16, f16;
 };

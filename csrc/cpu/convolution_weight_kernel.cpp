@@ -59,7 +59,7 @@ void points_items(const Problem& p, int64_t begin, int64_t end) {
   const int64_t runs = divide_up(p.in_channels, kChannelRun);
   const int64_t distance = p.panel_count * p.in_channels * kPanel<A>;
   Scratch<A> taps((9 * kChannelRun + kLanes<A>)*kLanes<A>);
-  Watch<A> watch;
+  Watch<A> watch(p);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = item % runs * kChannelRun, channels = std::min(kChannelRun, p.in_channels - first);
     for (int64_t lane = 0; lane < kPanel<A>; lane += kLanes<A>) {
@@ -83,7 +83,6 @@ void points_items(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   }
-  watch.report(p);
 }
 
 template <class T>
@@ -94,7 +93,7 @@ void transposed_points_items(const Problem& p, int64_t begin, int64_t end) {
   const int64_t distance = p.panel_count * p.out_channels * kPanel<A>;
   // A vector narrower than the nine taps takes them in two loads.
   constexpr int64_t kStep = std::min<int64_t>(kLanes<A>, 9);
-  Watch<A> watch;
+  Watch<A> watch(p);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = item % runs * kChannelRun, last = std::min(first + kChannelRun, p.out_channels);
     for (int64_t output = first; output < last; ++output) {
@@ -110,7 +109,6 @@ void transposed_points_items(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   }
-  watch.report(p);
 }
 
 // The gradient of the taps between one panel of out_channels and in_channels [first, first + channels), from their
@@ -120,6 +118,7 @@ void store_taps(const Problem& p, const Acc<T>* from, int64_t distance, int64_t 
                 int64_t first, int64_t channels) {
   using A = Acc<T>;
   A taps[(9 * kChannelRun + kLanes<A>)*kLanes<A>];
+  Watch<A> watch(p);
   for (; channels > 0; first += kChannelRun, channels -= kChannelRun, from += kChannelRun * kPanel<A>) {
     const int64_t count = std::min(kChannelRun, channels);
     for (int64_t lane = 0; lane < kPanel<A>; lane += kLanes<A>) {
@@ -131,7 +130,10 @@ void store_taps(const Problem& p, const Acc<T>* from, int64_t distance, int64_t 
           taps_of_points<A, upsampled>(from + c * kPanel<A> + lane, distance, p.points_per_axis, parts, part,
                                        of_channel);
         });
-        for (int k = 0; k < 9; ++k) of_channel[k].store(taps + (9 * c + k) * kLanes<A>);
+        for (int k = 0; k < 9; ++k) {
+          watch.see(of_channel[k]);
+          of_channel[k].store(taps + (9 * c + k) * kLanes<A>);
+        }
       }
       T* to = static_cast<T*>(p.grad_weight) + (output * p.in_channels + first) * 9;
       for (int64_t k = 0; k < 9 * count; k += kLanes<A>) {

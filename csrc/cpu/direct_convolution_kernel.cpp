@@ -8,8 +8,6 @@
 
 namespace {
 
-using pyeqgan::cpu::kInputSpan;
-
 template <class T>
 void output_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
@@ -19,7 +17,8 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t s = 0; s < p.source_count; ++s) input_panels += panels<A>(p.sources[s].channels);
   Scratch<A> line(columns * kPanel<A>), windows(input_panels * room), pixels(2 * p.block_rows * pitch);
   for (int64_t item = begin; item < end; ++item) {
-    const Block block(p, item);
+    const Span span(p, p.output_span, item);
+    const Block block(p, span.rest);
     const int64_t first = 2 * block.first_row, rows = std::min(2 * block.rows, p.height - first);
     for (int64_t image = block.first_image; image < block.first_image + block.images; ++image) {
       A* window = windows.get();
@@ -27,7 +26,7 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
         for (int64_t c = 0; c < p.sources[s].channels; c += kPanel<A>, window += room)
           load_rows<T>(p, p.sources[s], image, c, first - Map(p, p.sources[s]).padding, rows + p.kernel_height - 1,
                        line.get(), window);
-      for (int64_t o = 0; o < p.panel_count; ++o) {
+      for (int64_t o = span.first; o < span.first + span.count; ++o) {
         const int64_t channel = (p.first_panel + o) * kPanel<A>;
         A bias[kPanel<A>];
         load_bias<T>(p, channel, bias);
@@ -100,31 +99,32 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const Source& source = p.sources[p.target];
   const Map map(p, source);
-  const int64_t spans = divide_up(p.panel_count, kInputSpan);
   const int64_t output_panels = panels<A>(p.out_channels), row = p.width * kPanel<A>;
   const int64_t room = (map.height + 2 * map.padding) * map.columns * kPanel<A>;
-  Scratch<A> sums(kInputSpan * room), grad(output_panels * row), line(map.columns * kPanel<A>);
+  Scratch<A> sums(p.input_span * room), grad(output_panels * row), line(map.columns * kPanel<A>);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t first = item % spans * kInputSpan, count = std::min(kInputSpan, p.panel_count - first);
-    const int64_t first_image = item / spans * p.block_images;
+    const Span span(p, p.input_span, item);
+    const int64_t first_image = span.rest * p.block_images;
     for (int64_t image = first_image; image < std::min(first_image + p.block_images, p.batch); ++image) {
-      std::fill(sums.get(), sums.get() + count * room, A(0));
+      std::fill(sums.get(), sums.get() + span.count * room, A(0));
       for (int64_t r = 0; r < p.height; ++r) {
         for (int64_t o = 0; o < output_panels; ++o)
           load_row(channels_of<T>(p.grad, p.grad_strides, image, o * kPanel<A>) + r * p.grad_strides.h, p.grad_strides,
                    std::min(kPanel<A>, p.out_channels - o * kPanel<A>), p.width, grad.get() + o * row);
         for (int64_t tap = 0; tap < taps(p); ++tap) {
           const int64_t at = (r + tap / p.kernel_width) * map.columns + tap % p.kernel_width;
-          for (int64_t i = 0; i < count; ++i) {
-            const A* weight =
-                static_cast<const A*>(p.points) + (tap * p.panel_count + first + i) * p.out_channels * kPanel<A>;
-            product<A, false>(p.width, source.channels - (p.first_panel + first + i) * kPanel<A>, p.out_channels,
-                              grad.get(), row, weight, sums.get() + i * room + at * kPanel<A>, true);
+          for (int64_t i = 0; i < span.count; ++i) {
+            const int64_t panel = span.first + i, weight_row = (tap * p.panel_count + panel) * p.out_channels;
+            product<A, false>(p.width, source.channels - (p.first_panel + panel) * kPanel<A>, p.out_channels,
+                              grad.get(), row, static_cast<const A*>(p.points) + weight_row * kPanel<A>,
+                              sums.get() + i * room + at * kPanel<A>, true);
           }
         }
       }
-      for (int64_t i = 0; i < count; ++i)
-        store_gradient<T>(p, source, image, (p.first_panel + first + i) * kPanel<A>, sums.get() + i * room, line.get());
+      for (int64_t i = 0; i < span.count; ++i) {
+        const int64_t channel = (p.first_panel + span.first + i) * kPanel<A>;
+        store_gradient<T>(p, source, image, channel, sums.get() + i * room, line.get());
+      }
     }
   }
 }

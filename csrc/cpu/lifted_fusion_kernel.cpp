@@ -178,21 +178,23 @@ void weight_gradients(const Problem& p, const Frame<strided>& frame, const int64
   for (int64_t r = 0; r <= p.references; ++r) {
     const T* source = r == 0 ? base : references + (r - 1) * p.reference_step;
     Vec<A> sum(A(0));
-    double sums[4] = {};
+    double total = 0;
     const int64_t* patch = offsets;
     for (int64_t k = 0; k < count; ++k, patch += p.references + 1) {
       const T *left = grad + patch[0], *right = source + patch[r];
       frame.template each_piece<A>(
           [&](int64_t i) { sum = fmadd(load(left + i, kLanes<A>), load(right + i, kLanes<A>), sum); },
           [&](int64_t i, auto n) {
+            A piece = 0;
             for (int j = 0; j < n; ++j)
-              sums[j] += static_cast<A>(left[i + j * step]) * static_cast<A>(right[i + j * step]);
+              piece += static_cast<A>(left[i + j * step]) * static_cast<A>(right[i + j * step]);
+            total += piece;
           });
     }
     alignas(64) A lanes[kLanes<A>];
     sum.store(lanes);
-    for (const A lane : lanes) sums[0] += lane;
-    grad_weights[r] += sums[0] + sums[1] + sums[2] + sums[3];
+    for (const A lane : lanes) total += lane;
+    grad_weights[r] += total;
   }
 }
 

@@ -27,6 +27,16 @@ struct Block {
 inline int64_t tiles_per_block(const Problem& p) { return p.block_images * p.block_rows * p.tile_columns; }
 inline int64_t point_count(const Problem& p) { return p.points_per_axis * p.points_per_axis; }
 
+// Which of the panels at hand an item works on, every `span` of them an item of its own.
+struct Span {
+  Span(const Problem& p, int64_t span, int64_t item)
+      : count_of_spans(divide_up(p.panel_count, span)),
+        first(item % count_of_spans * span),
+        count(std::min(span, p.panel_count - first)),
+        rest(item / count_of_spans) {}
+  int64_t count_of_spans, first, count, rest;
+};
+
 // Whether a source has a value at a point: an upsampled one has none at the third point of either axis.
 inline bool present(const Problem& p, const Source& source, int64_t point) {
   return p.points_per_axis == 3 || !source.upsampled || (point / 4 != 2 && point % 4 != 2);
@@ -38,23 +48,32 @@ inline void by_kind(const Source& source, const F& f) {
   source.upsampled ? f(std::true_type()) : f(std::false_type());
 }
 
-// Looks out for values that are not finite, or so large that sums of them might not be.
+// Looks out, as long as it lives, for values that are not finite or so large that sums of them might not be.
 template <class A>
 class Watch {
  public:
-  void see(const Vec<A>& value) { trace_ = at::vec::fmadd(value * Vec<A>(kLarge), Vec<A>(A(0)), trace_); }
+  explicit Watch(const Problem& p) : spoiled_(p.spoiled) {}
 
-  // Tells `p` of what was seen.
-  void report(const Problem& p) const {
+  // Tells what was seen.
+  ~Watch() {
     A lanes[kLanes<A>], sum = 0;
     trace_.store(lanes);
     for (const A lane : lanes) sum += lane;
-    if (sum != 0) __atomic_store_n(p.spoiled, 1, __ATOMIC_RELAXED);
+    if (sum != 0) __atomic_store_n(spoiled_, 1, __ATOMIC_RELAXED);
+  }
+
+  void see(const Vec<A>& value) { trace_ = at::vec::fmadd(value * Vec<A>(kLarge), Vec<A>(A(0)), trace_); }
+
+  // `channels` of a panel of pixels; what lies beyond them need not have been written.
+  void see(const A* pixels, int64_t count, int64_t channels) {
+    for (const A* end = pixels + count * kPanel<A>; pixels < end; pixels += kPanel<A>)
+      for (int64_t lane = 0; lane < std::min(channels, kPanel<A>); lane += kLanes<A>) see(Vec<A>::loadu(pixels + lane));
   }
 
  private:
   // A value that this lifts to infinity leaves a NaN.
   static constexpr A kLarge = std::is_same_v<A, float> ? A(0x1p30) : A(0x1p200);
+  int* spoiled_;
   Vec<A> trace_{A(0)};
 };
 
@@ -93,7 +112,7 @@ void load_window(const Problem& p, const Source& source, const Window& window, i
   const int64_t pitch = window.columns * kPanel<A>, channels = std::min(kPanel<A>, source.channels - channel);
   const T* from = channels_of<T>(source.data, source.strides, image, channel);
   const A slope = static_cast<A>(p.negative_slope);
-  Watch<A> watch;
+  Watch<A> watch(p);
   for (int64_t r = 0; r < window.rows; ++r, to += pitch) {
     const int64_t row = padded_index(window.first_row + r, source.height, window.padding, window.mode);
     if (row < 0) {
@@ -107,9 +126,8 @@ void load_window(const Problem& p, const Source& source, const Window& window, i
       watch.see(value);
       activate(value, p.activation, slope).store(v);
     }
-    for (int64_t c = -window.padding; c < window.columns - window.padding; ++c) {
-      if (c == 0) c = source.width;
-      if (c >= window.columns - window.padding) break;
+    for (int64_t i = 0; i < window.columns - source.width; ++i) {
+      const int64_t c = i < window.padding ? i - window.padding : source.width + i - window.padding;
       const int64_t column = padded_index(c, source.width, window.padding, window.mode);
       A* target = interior + c * kPanel<A>;
       if (column < 0) {
@@ -119,7 +137,6 @@ void load_window(const Problem& p, const Source& source, const Window& window, i
       }
     }
   }
-  watch.report(p);
 }
 
 // Loads a panel of the output gradient of a block's image, zero where tiles reach beyond the output.
@@ -141,18 +158,16 @@ void load_grad_points(const Problem& p, const Block& block, int64_t first, int64
                       Acc<T>* points) {
   using A = Acc<T>;
   const int64_t panel = block.tiles * kPanel<A>, distance = count * panel;
-  Watch<A> watch;
+  Watch<A> watch(p);
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t b = 0; b < block.images; ++b) {
       load_grad<T>(p, block, block.first_image + b, (first + i) * kPanel<A>, pixels);
-      for (int64_t v = 0; v < 4 * block.tiles_per_image * kPanel<A>; v += kLanes<A>)
-        watch.see(Vec<A>::loadu(pixels + v));
+      watch.see(pixels, 4 * block.tiles_per_image, kPanel<A>);
       A* to = points + i * panel + b * block.tiles_per_image * kPanel<A>;
       p.points_per_axis == 4 ? points_of_outputs<A, 4>(pixels, block.rows, p.tile_columns, to, distance)
                              : points_of_outputs<A, 3>(pixels, block.rows, p.tile_columns, to, distance);
     }
   }
-  watch.report(p);
 }
 
 // The points of a block of a source: panels [first, first + count).

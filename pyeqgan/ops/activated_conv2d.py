@@ -39,9 +39,10 @@ def activated_conv2d(
         padding_mode: "reflect", "zeros" or "replicate".
 
     Returns:
-        (B,Co,H+2·padding−kh+1,W+2·padding−kw+1) in the dtype and memory format of x. Differentiable twice in x,
-        weight and bias. Saved for backward: x and weight; the eager chain saves the activated and the padded
-        map besides.
+        (B,Co,H+2·padding−kh+1,W+2·padding−kw+1) in the dtype and memory format of x. Differentiable to any order in
+        x, weight and bias. Saved for backward: x and weight; the eager chain saves the activated and the padded
+        map besides. Each gradient asked for costs one product, also in the higher orders: a second derivative is
+        this operation again, with x replaced by act'(x)·direction, the only tensor of x's size it makes.
 
     Raises:
         TypeError: an argument is not a tensor or has another dtype.
@@ -49,7 +50,8 @@ def activated_conv2d(
             for the padding or the kernel.
         NotImplementedError: forward-mode differentiation.
 
-    Source: the activation-first residual blocks of LoFGAN's discriminator (ICCV 2021), after He et al. (2016).
+    Source: the activation-first residual blocks of LoFGAN's discriminator (ICCV 2021), after He et al. (2016). The
+    CPU kernel computes 3×3 convolutions by Winograd's F(2×2, 3×3) (Lavin and Gray, CVPR 2016), in float32 at least.
     """
     check.tensor(NAME, "x", x, shape=("B", "C", "H", "W"))
     x, weight, bias = library.autocast(x, weight, bias)

@@ -61,8 +61,8 @@ def contrastive_loss(
 
     Returns:
         A 0-d tensor, or (M,) for "none", float32 (float64 for float64 input). Differentiable twice in queries, keys
-        and temperature. Saved for backward: the arguments and three numbers a query; no M×N tensor is kept by a
-        kernel.
+        and temperature. Saved for backward: the arguments and three numbers a query. No kernel holds an M×N tensor,
+        nor does the second derivative, which is composed for some queries at a time.
 
     Raises:
         TypeError: an argument is not a tensor or has another dtype.

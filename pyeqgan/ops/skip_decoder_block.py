@@ -37,7 +37,10 @@ def skip_decoder_block(
 
     up2 is nearest-neighbour upsampling by two. A 3×3 convolution after it, with reflect padding, equals four 2×2
     convolutions on the low-resolution map with replicate padding, one for each output phase, their weights merged
-    from the 3×3: 2.25× fewer multiplications, and nothing upsampled, concatenated or padded need exist.
+    from the 3×3: 2.25× fewer multiplications, and nothing upsampled, concatenated or padded need exist. The CPU
+    kernel shares the products of the four phases too: along one axis, with neighbours a, b, c and taps g, the two
+    outputs are (g0+g1+g2)·b + g0·(a−b) and (g0+g1+g2)·b + g2·(c−b), so three products serve both, nine a pixel of x
+    serve its four outputs, 4× fewer (ours; it is Winograd's F(2×2, 3×3) where 7 of its 16 points vanish).
 
     Args:
         x: (B,Cx,H,W), float32, float64, bfloat16 or float16; any strides, H, W ≥ 1.
