@@ -122,7 +122,7 @@ class BuildNative(build_ext):
             link = [f"-L{libraries}", "-l:libcudart_static.a", "-ldl", "-lrt", "-lpthread"]
 
         stable = [f"-DTORCH_TARGET_VERSION={TARGET_VERSION}"]
-        glue = [*sorted(csrc.glob("*.cpp")), csrc / "cpu/dispatch.cpp"]
+        glue = [*sorted(csrc.glob("*.cpp")), csrc / "cpu/channel_gate.cpp", csrc / "cpu/dispatch.cpp"]
         if compiler:
             glue.append(csrc / "cuda/glue.cpp")
         for source in glue:

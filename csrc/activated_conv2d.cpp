@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "convolution.h"
+#include "pointwise.h"
 
 namespace pyeqgan {
 namespace {
@@ -50,6 +51,19 @@ Convolution describe(const char* op, const Tensor& x, const Tensor& weight, cons
   return convolution;
 }
 
+// Whether no pixel meets another.
+bool pointwise(const cpu::Convolution& p) { return p.kernel_height == 1 && p.kernel_width == 1 && p.padding == 0; }
+
+// The same convolution, `output` being its output or that's gradient.
+Pointwise describe(const char* op, const Tensor& x, const Tensor& weight, const cpu::Convolution& p,
+                   const Tensor& output) {
+  Pointwise product(op, x, weight);
+  product.problem.activation = p.activation, product.problem.negative_slope = p.negative_slope;
+  product.add_source(x);
+  product.problem.output = Pointwise::describe(output);
+  return product;
+}
+
 Tensor forward(const Tensor& x_, const Tensor& weight_, const std::optional<Tensor>& bias_,
                const std::optional<std::string>& activation, double negative_slope, int64_t padding,
                const std::string& padding_mode) {
@@ -65,6 +79,12 @@ Tensor forward(const Tensor& x_, const Tensor& weight_, const std::optional<Tens
     p.bias = bias->const_data_ptr();
   }
   const Tensor y = empty_image(x_, p.out_channels, p.height, p.width);
+  if (pointwise(p)) {
+    Pointwise product = describe(kName, x, weight, p, y);
+    product.problem.bias = p.bias;
+    product.output(product.pack_for_output());
+    return y;
+  }
   p.output = y.mutable_data_ptr(), p.output_strides = strides_of(y);
   convolution.output(x);
   return y;
@@ -82,6 +102,20 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_y_, const Tensor&
   check_shape(kBackward, "grad_y", grad_y, {p.batch, p.out_channels, p.height, p.width});
   p.grad = grad_y.const_data_ptr(), p.grad_strides = strides_of(grad_y);
   Tensor grad_x = nothing(x), grad_weight = nothing(x), grad_bias = nothing(x);
+  if (need_bias) grad_bias = torch::stable::sum(grad_y, std::array<int64_t, 3>{0, 2, 3});
+  if (pointwise(p)) {
+    Pointwise product = describe(kBackward, x, weight, p, grad_y);
+    if (need_x) {
+      grad_x = torch::stable::empty_like(x);
+      product.input_gradient(product.pack_for_gradient(), 0, grad_x);
+    }
+    if (need_weight) {
+      Tensor parts = product.weight_parts();
+      product.weight_gradient(parts);
+      grad_weight = product.weight_sum(parts);
+    }
+    return {grad_x, grad_weight, grad_bias};
+  }
   if (need_x) {
     grad_x = empty_image(x_, p.in_channels, x.size(2), x.size(3));
     convolution.input_gradient(x, 0, grad_x);
@@ -90,7 +124,6 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_y_, const Tensor&
     grad_weight = torch::stable::new_empty(weight, {p.out_channels, p.in_channels, p.kernel_height, p.kernel_width});
     convolution.weight_gradient(x, grad_weight);
   }
-  if (need_bias) grad_bias = torch::stable::sum(grad_y, std::array<int64_t, 3>{0, 2, 3});
   return {grad_x, grad_weight, grad_bias};
 }
 

@@ -50,6 +50,24 @@ inline void check_cpu(const char* op, const char* argument, const Tensor& x) {
   PYEQGAN_CHECK(x.is_cpu(), op, argument, "a CPU tensor", "another device");
 }
 
+// The entry of a kernel table for an image dtype.
+template <class Table>
+const auto& of_dtype(const Table& table, ScalarType dtype, const char* op) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return table.f32;
+    case ScalarType::Double:
+      return table.f64;
+    case ScalarType::BFloat16:
+      return table.bf16;
+    case ScalarType::Half:
+      return table.f16;
+    default:
+      PYEQGAN_CHECK(false, op, "dtype", "float32, float64, bfloat16 or float16", torch::headeronly::toString(dtype));
+      return table.f32;
+  }
+}
+
 // float64 for float64, float32 for everything narrower.
 inline ScalarType accumulation_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

@@ -15,24 +15,6 @@ namespace pyeqgan {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The entry of a kernel table for an image dtype.
-template <class Table>
-const auto& of_dtype(const Table& table, ScalarType dtype, const char* op) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return table.f32;
-    case ScalarType::Double:
-      return table.f64;
-    case ScalarType::BFloat16:
-      return table.bf16;
-    case ScalarType::Half:
-      return table.f16;
-    default:
-      PYEQGAN_CHECK(false, op, "x", "float32, float64, bfloat16 or float16", torch::headeronly::toString(dtype));
-      return table.f32;
-  }
-}
-
 // What stands for a gradient that was not asked for: outputs of an operation must not share memory, so each its own.
 inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
 

@@ -16,24 +16,6 @@ namespace {
 constexpr char kName[] = "equalization_consistency_loss";
 constexpr char kBackward[] = "equalization_consistency_loss_backward";
 
-const cpu::ConsistencyKernels::Typed& kernels(ScalarType dtype, const char* op) {
-  const cpu::ConsistencyKernels& table = PYEQGAN_CHOOSE(cpu::pyeqgan_consistency);
-  switch (dtype) {
-    case ScalarType::Float:
-      return table.f32;
-    case ScalarType::Double:
-      return table.f64;
-    case ScalarType::BFloat16:
-      return table.bf16;
-    case ScalarType::Half:
-      return table.f16;
-    default:
-      PYEQGAN_CHECK(false, op, "equalized", "float32, float64, bfloat16 or float16",
-                    torch::headeronly::toString(dtype));
-      return table.f32;
-  }
-}
-
 cpu::Distance distance_of(const char* op, const std::string& name) {
   if (name == "cosine") return cpu::Distance::kCosine;
   if (name == "l1") return cpu::Distance::kL1;
@@ -103,7 +85,7 @@ double share(const cpu::ConsistencyScale& s, double weight) {
 Tensor forward(const std::vector<Tensor> equalized, const std::vector<Tensor> decoded,
                const std::vector<double> weights, const std::string distance) {
   const Pyramid p = describe(kName, equalized, decoded, weights, distance_of(kName, distance));
-  const auto& kernel = kernels(equalized[0].scalar_type(), kName);
+  const auto& kernel = of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_consistency), equalized[0].scalar_type(), kName);
   std::vector<double> sums(p.items());
   p.run([&](const cpu::ConsistencyScale& s, int64_t first, int64_t begin, int64_t end) {
     kernel.forward(s, sums.data() + first, begin, end);
@@ -149,7 +131,7 @@ std::vector<Tensor> backward(const Tensor& grad_loss, const std::vector<Tensor> 
     if (need_decoded[i])
       s.grad_decoded = (grads[count + i] = torch::stable::empty_like(p.decoded[i])).mutable_data_ptr();
   }
-  const auto& kernel = kernels(dtype, kBackward);
+  const auto& kernel = of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_consistency), dtype, kBackward);
   p.run([&](const cpu::ConsistencyScale& s, int64_t, int64_t begin, int64_t end) { kernel.backward(s, begin, end); });
   // The kernels wrote both in the layout of `equalized`.
   for (size_t i = 0; i < count; ++i)

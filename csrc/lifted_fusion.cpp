@@ -14,23 +14,6 @@ namespace {
 constexpr char kName[] = "lifted_fusion";
 constexpr char kBackward[] = "lifted_fusion_backward";
 
-const cpu::LiftedFusionKernels::Typed& kernels(ScalarType dtype, const char* op) {
-  const cpu::LiftedFusionKernels& table = PYEQGAN_CHOOSE(cpu::pyeqgan_lifted_fusion);
-  switch (dtype) {
-    case ScalarType::Float:
-      return table.f32;
-    case ScalarType::Double:
-      return table.f64;
-    case ScalarType::BFloat16:
-      return table.bf16;
-    case ScalarType::Half:
-      return table.f16;
-    default:
-      PYEQGAN_CHECK(false, op, "base", "float32, float64, bfloat16 or float16", torch::headeronly::toString(dtype));
-      return table.f32;
-  }
-}
-
 void run(cpu::LiftedFusionKernels::Run kernel, const cpu::LiftedFusion& problem) {
   if (problem.pixels() == 0) return;
   torch::stable::parallel_for(0, problem.batch * problem.slabs(), 1,
@@ -105,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_fused_, const Ten
   p.grad_base = need_base ? grad_base.mutable_data_ptr() : nullptr;
   p.grad_references = need_references ? grad_references.mutable_data_ptr() : nullptr;
   p.grad_weights = need_weights ? grad_weights.data() : nullptr;
-  run(kernels(base.scalar_type(), kBackward).backward, p);
+  run(of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_lifted_fusion), base.scalar_type(), kBackward).backward, p);
   if (!need_weights) return {grad_base, grad_references, none};
 
   const Tensor sums = torch::stable::new_zeros(base, {p.batch, shares}, ScalarType::Double);
@@ -164,7 +147,7 @@ Fusion describe_fusion(const char* op, const Tensor& base, const Tensor& referen
 Tensor fuse(Fusion& f, const Tensor& base) {
   const Tensor fused = empty_image(base, base.size(1), base.size(2), base.size(3));
   f.problem.fused = fused.mutable_data_ptr();
-  run(kernels(base.scalar_type(), kName).forward, f.problem);
+  run(of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_lifted_fusion), base.scalar_type(), kName).forward, f.problem);
   return fused;
 }
 

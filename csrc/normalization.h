@@ -35,6 +35,17 @@ class Normalization {
     return torch::stable::new_empty(image_, leading, accumulation_dtype(image_.scalar_type()));
   }
 
+  // A mean or variance of the right shape: a copy of what is given, or room for that of the image.
+  Tensor statistic(const char* op, const std::optional<Tensor>& given) const {
+    const cpu::Normalization& p = problem;
+    if (!p.norm) return nothing(per_channel({}));
+    if (!given.has_value()) return p.per_image ? per_channel({p.batch}) : per_channel({});
+    check_cpu(op, "running statistics", *given);
+    check_shape(op, "running statistics", *given, {p.channels});
+    Tensor copy = per_channel({});
+    return torch::stable::copy_(copy, *given);
+  }
+
   // Mean and variance from the moments of parts of the image.
   void statistics(const Tensor& moments, int64_t part_pixels) {
     problem.moments = moments.const_data_ptr();

@@ -42,17 +42,6 @@ Convolution describe(const char* op, const Tensor& x, const Optional& skip, cons
   return convolution;
 }
 
-// Statistics of the right shape: given ones, or room for those of the convolution's result.
-Tensor statistics_for(const Normalization& normalization, const Name& norm, const Optional& given) {
-  const cpu::Normalization& n = normalization.problem;
-  if (!norm.has_value()) return nothing(normalization.per_channel({}));
-  if (!given.has_value()) return n.per_image ? normalization.per_channel({n.batch}) : normalization.per_channel({});
-  check_cpu(kName, "running statistics", *given);
-  check_shape(kName, "running statistics", *given, {n.channels});
-  const Tensor copy = normalization.per_channel({});
-  return torch::stable::copy_(const_cast<Tensor&>(copy), *given);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x_, const Optional& skip_, const Tensor& weight_,
                                                    const Optional& bias_, const Name& norm, const Optional& norm_weight,
                                                    const Optional& norm_bias, const Optional& running_mean,
@@ -75,8 +64,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x_, const Optio
   const bool own = n.per_image || training;  // statistics of this batch
   PYEQGAN_CHECK(!norm.has_value() || own || (running_mean.has_value() && running_var.has_value()), kName,
                 "running_mean, running_var", "tensors when a batch norm is not training", "None");
-  const Tensor mean = statistics_for(normalization, norm, own ? std::nullopt : running_mean);
-  const Tensor var = statistics_for(normalization, norm, own ? std::nullopt : running_var);
+  const Tensor mean = normalization.statistic(kName, own ? std::nullopt : running_mean);
+  const Tensor var = normalization.statistic(kName, own ? std::nullopt : running_var);
   const Tensor pre = norm.has_value() ? empty_image(x_, c.out_channels, c.height, c.width) : nothing(x);
   const Tensor& result = norm.has_value() ? pre : y;
   c.output = result.mutable_data_ptr(), c.output_strides = strides_of(result);

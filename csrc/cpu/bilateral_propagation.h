@@ -24,15 +24,15 @@ struct BilateralPropagation {
   void* grad_v;      // A, strides of x: the gradient of v = gate·x while it is summed; may be grad_x itself
   void* grad_gates;  // A (B,bands,C): one share per band of rows, or null
 
-  // The work is cut the same way whatever the number of threads, so results do not depend on it.
-  int64_t channel_blocks() const { return (channels + kChannelBlock - 1) / kChannelBlock; }
+  // The work is cut the same way whatever the number of threads, so results do not depend on it. Channels beside each
+  // other in memory are handled together.
+  int64_t channel_block() const { return x_strides.c == 1 ? 64 : 16; }
+  int64_t channel_blocks() const { return (channels + channel_block() - 1) / channel_block(); }
   int64_t band_rows() const {
     const int64_t rows = width == 0 ? 1 : 1024 / width;
     return rows < 8 ? 8 : rows > 32 ? 32 : rows;
   }
   int64_t bands() const { return (height + band_rows() - 1) / band_rows(); }
-
-  static constexpr int64_t kChannelBlock = 16;
 };
 
 // Each function handles items [begin, end): a `spatial` item is one image and channel block, a `range` item one image

@@ -47,7 +47,7 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t o = 0; o < span.count; ++o) {
       const int64_t channel = (p.first_panel + span.first + o) * kPanel<A>;
       A bias[kPanel<A>];
-      load_bias<T>(p, channel, bias);
+      load_bias(static_cast<const T*>(p.bias), channel, p.out_channels - channel, bias);
       for (int64_t b = 0; b < block.images; ++b) {
         const A* from = outputs.get() + o * panel + b * block.tiles_per_image * kPanel<A>;
         const int64_t distance = span.count * panel;

@@ -29,7 +29,7 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
       for (int64_t o = span.first; o < span.first + span.count; ++o) {
         const int64_t channel = (p.first_panel + o) * kPanel<A>;
         A bias[kPanel<A>];
-        load_bias<T>(p, channel, bias);
+        load_bias(static_cast<const T*>(p.bias), channel, p.out_channels - channel, bias);
         for (int64_t r = 0; r < rows; ++r) {
           A* sums = pixels.get() + r * pitch;
           for (int64_t k = 0; k < p.width * kPanel<A>; ++k) sums[k] = bias[k % kPanel<A>];

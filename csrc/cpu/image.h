@@ -1,5 +1,5 @@
-// Tiles of images in planar scratch memory of the accumulation type: dtype and memory
-// layout are dealt with where a tile is loaded and stored, and nowhere else.
+// Squares of an image in vector registers: kLanes lines of kLanes numbers, read from and written to either memory
+// layout. Dtype and layout are dealt with here, and nowhere else. Only for kernel sources.
 #pragma once
 
 #include <algorithm>
@@ -11,86 +11,56 @@ namespace {
 
 using pyeqgan::cpu::Strides;
 
-// A planar tile: channel, row and column strides (channel, row, 1). Columns [-margin, 0) and [width, row) are zero.
-struct Tile {
-  int64_t channel, row, margin;
+// One side of a square: how many elements (at most kLanes) and how far apart in memory.
+struct Side {
+  int64_t count, stride;
 };
 
-// A tile row holds `margin` zeros, `width` elements and zeros up to a whole vector and one margin more, so that
-// vectors may be read at any shift of up to `margin`.
+// Each round interleaves line i with line i + kLanes / 2, which rotates the bits of an element's address (line, lane)
+// by one: after log2(kLanes) rounds the two have changed places.
 template <class A>
-inline Tile make_tile(int64_t rows, int64_t width, int64_t margin) {
-  const int64_t whole = (width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
-  const int64_t row = whole + 2 * margin;
-  return {rows * row, row, margin};
-}
-
-// Load rows [first, last) of `channels` channels, times scale[channel] if given. Rows outside the map become zero.
-// `from` points to the first channel at row 0.
-template <class T>
-inline void load_rows(const T* from, const Strides& s, int64_t channels, int64_t height, int64_t width, int64_t first,
-                      int64_t last, const Acc<T>* scale, Acc<T>* to, const Tile& tile) {
-  using A = Acc<T>;
-  for (int64_t c = 0; c < channels; ++c) {
-    const Vec<A> factor(scale == nullptr ? A(1) : scale[c]);
-    for (int64_t r = first; r < last; ++r) {
-      A* row = to + c * tile.channel + (r - first) * tile.row;
-      if (r < 0 || r >= height) {
-        std::fill(row, row + tile.row, A(0));
-        continue;
-      }
-      std::fill(row, row + tile.margin, A(0));
-      std::fill(row + tile.margin + width, row + tile.row, A(0));
-      if (s.w != 1) continue;
-      const T* source = from + c * s.c + r * s.h;
-      for (int64_t w = 0; w < width; w += kLanes<A>) {
-        const int64_t n = std::min(kLanes<A>, width - w);
-        (load(source + w, n) * factor).store(row + tile.margin + w, n);
-      }
+inline void transpose(Vec<A>* lines) {
+  constexpr int kHalf = kLanes<A> / 2;
+  Vec<A> mixed[kLanes<A>];
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes<A>; round *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kHalf; ++i) {
+      const auto [low, high] = at::vec::interleave2(lines[i], lines[i + kHalf]);
+      mixed[2 * i] = low, mixed[2 * i + 1] = high;
     }
-  }
-  if (s.w == 1) return;
-  for (int64_t r = std::max<int64_t>(first, 0); r < std::min(last, height); ++r) {
-    A* row = to + (r - first) * tile.row + tile.margin;
-    const T* source = from + r * s.h;
-    for (int64_t w = 0; w < width; ++w) {
-      for (int64_t c = 0; c < channels; ++c) {
-        const A value = static_cast<A>(source[w * s.w + c * s.c]);
-        row[c * tile.channel + w] = scale == nullptr ? value : value * scale[c];
-      }
-    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<A>; ++i) lines[i] = mixed[i];
   }
 }
 
-// Store rows [0, last - first) of a tile as rows [first, last) of the image, times scale[channel] if given.
-template <class T>
-inline void store_rows(T* to, const Strides& s, int64_t channels, int64_t width, int64_t first, int64_t last,
-                       const Acc<T>* scale, const Acc<T>* from, const Tile& tile) {
+// each(line, value) for every line of a square; lanes beyond `lanes.count` are 0. One of the strides is 1.
+template <class T, class Each>
+inline void read_square(const T* from, Side lanes, Side lines, Each each) {
   using A = Acc<T>;
-  if (s.w == 1) {
-    for (int64_t c = 0; c < channels; ++c) {
-      const Vec<A> factor(scale == nullptr ? A(1) : scale[c]);
-      for (int64_t r = first; r < last; ++r) {
-        const A* row = from + c * tile.channel + (r - first) * tile.row + tile.margin;
-        T* target = to + c * s.c + r * s.h;
-        for (int64_t w = 0; w < width; w += kLanes<A>) {
-          const int64_t n = std::min(kLanes<A>, width - w);
-          store(target + w, Vec<A>::loadu(row + w, n) * factor, n);
-        }
-      }
-    }
+  if (lanes.stride == 1) {
+    for (int64_t i = 0; i < lines.count; ++i) each(i, load(from + i * lines.stride, lanes.count));
     return;
   }
-  for (int64_t r = first; r < last; ++r) {
-    const A* row = from + (r - first) * tile.row + tile.margin;
-    T* target = to + r * s.h;
-    for (int64_t w = 0; w < width; ++w) {
-      for (int64_t c = 0; c < channels; ++c) {
-        const A value = row[c * tile.channel + w];
-        target[w * s.w + c * s.c] = static_cast<T>(scale == nullptr ? value : value * scale[c]);
-      }
-    }
+  Vec<A> square[kLanes<A>];
+  for (int64_t i = 0; i < kLanes<A>; ++i)
+    square[i] = i < lanes.count ? load(from + i * lanes.stride, lines.count) : Vec<A>(A(0));
+  transpose<A>(square);
+  for (int64_t i = 0; i < lines.count; ++i) each(i, square[i]);
+}
+
+// Writes value(line) for every line of a square. One of the strides is 1.
+template <class T, class Value>
+inline void write_square(T* to, Side lanes, Side lines, Value value) {
+  using A = Acc<T>;
+  if (lanes.stride == 1) {
+    for (int64_t i = 0; i < lines.count; ++i) store(to + i * lines.stride, value(i), lanes.count);
+    return;
   }
+  Vec<A> square[kLanes<A>];
+  for (int64_t i = 0; i < kLanes<A>; ++i) square[i] = i < lines.count ? value(i) : Vec<A>(A(0));
+  transpose<A>(square);
+  for (int64_t i = 0; i < lanes.count; ++i) store(to + i * lanes.stride, square[i], lines.count);
 }
 
 }  // namespace

@@ -20,10 +20,12 @@ struct Normalization {
   const void *weight, *bias;  // A (C) or null
   const void* x;              // T (B,C,pixels); without normalisation y
   void* y;                    // T
+  void* pooled;               // A (B,chunks,C): sums of y over pixels; or null
 
   // Gradient only.
   bool constant_statistics;       // not those of x
   const void* grad_y;             // T
+  const void* grad_shift;         // A (B,C): added to grad_y at every pixel; or null
   void* sums;                     // A (B,chunks,2,C): of the gradient after the norm, and of it times the normalised x
   void* means;                    // A (B,2,C) or (2,C): what the gradient of x subtracts
   void* grad_x;                   // T

@@ -40,6 +40,12 @@ struct Run {
   }
 };
 
+// The first n lanes; the others become 0.
+template <class A>
+inline Vec<A> first(const Vec<A>& value, int64_t n) {
+  return n == kLanes<A> ? value : Vec<A>::set(Vec<A>(A(0)), value, n);
+}
+
 // Calls f for each run of an item.
 template <class A, class F>
 inline void for_runs(const Problem& p, int64_t item, const F& f) {
@@ -59,6 +65,7 @@ inline void for_runs(const Problem& p, int64_t item, const F& f) {
 template <class A>
 struct Affine {
   Affine(const Problem& p, const Run<A>& run) {
+    if (p.grad_shift != nullptr) shift = run.read(p.grad_shift, run.image * p.channels + run.channel);
     if (!p.norm) return;
     const int64_t at = (p.per_image ? run.image * p.channels : 0) + run.channel;
     mean = run.read(p.mean, at);
@@ -68,6 +75,7 @@ struct Affine {
   }
   Vec<A> normalised(const Vec<A>& x) const { return (x - mean) * scale; }
   Vec<A> mean{A(0)}, scale{A(1)}, weight{A(1)}, bias{A(0)};
+  Vec<A> shift{A(0)};  // of the gradient
 };
 
 template <class T>
@@ -106,10 +114,15 @@ void forward_items(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     for_runs<A>(p, item, [&](const Run<A>& run) {
       const Affine<A> affine(p, run);
+      Vec<A> sum(A(0));
       run.each([&](int64_t at, int64_t n) {
         const Vec<A> z = at::vec::fmadd(affine.normalised(load(x + at, n)), affine.weight, affine.bias);
-        store(y + at, activate(z, p.activation, slope), n);
+        const Vec<A> value = activate(z, p.activation, slope);
+        store(y + at, value, n);
+        if (p.pooled != nullptr) sum = sum + first(value, n);
       });
+      if (p.pooled != nullptr)
+        run.write(static_cast<A*>(p.pooled) + (run.image * p.chunks + run.chunk) * p.channels + run.channel, sum);
     });
   }
 }
@@ -119,7 +132,8 @@ template <class T>
 inline Vec<Acc<T>> after_norm(const Problem& p, const Affine<Acc<T>>& affine, const Vec<Acc<T>>& x, int64_t at,
                               int64_t n) {
   using A = Acc<T>;
-  const Vec<A> grad = load(static_cast<const T*>(p.grad_y) + at, n);
+  Vec<A> grad = load(static_cast<const T*>(p.grad_y) + at, n);
+  if (p.grad_shift != nullptr) grad = first(grad + affine.shift, n);
   if (!p.norm && p.activation == Activation::kTanh) return grad * (Vec<A>(A(1)) - x * x);
   const Vec<A> z = at::vec::fmadd(affine.normalised(x), affine.weight, affine.bias);
   return times_slope(grad, z, p.activation, static_cast<A>(p.negative_slope));

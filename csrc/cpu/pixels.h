@@ -78,6 +78,15 @@ inline void store_row(T* to, const Strides& s, int64_t channels, int64_t width, 
   }
 }
 
+// `channels` of a bias from `channel` on; those of further lanes, and of a bias that is null, become 0.
+template <class T>
+inline void load_bias(const T* bias, int64_t channel, int64_t channels, Acc<T>* to) {
+  using A = Acc<T>;
+  std::fill(to, to + kPanel<A>, A(0));
+  for (int64_t i = 0; bias != nullptr && i < std::min(kPanel<A>, channels); ++i)
+    to[i] = static_cast<A>(bias[channel + i]);
+}
+
 // What padding reads for position i of a line of `size` elements: the index of an element, or -1 for zero, also beyond
 // the padding.
 inline int64_t padded_index(int64_t i, int64_t size, int64_t padding, pyeqgan::cpu::Padding mode) {

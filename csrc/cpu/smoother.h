@@ -1,96 +1,89 @@
-// The separable, truncated, row-normalised Gaussian of the spatial propagation, on one plane of scratch memory.
+// The truncated Gaussian of the spatial propagation along one axis of a panel: pixels of kLanes channels each.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
-#include "image.h"
 #include "scratch.h"
+#include "vec.h"
 
 namespace {
 
-// The Gaussian's taps exp(−k²/2σ²) for 0 <= k <= radius, and 1 / (their sum inside the map) for each position.
+// Unnormalised; `inverse(i)` is 1 / (the sum of the taps of position i that lie inside the map).
 template <class A>
-void gaussian(double sigma, int64_t radius, A* taps) {
-  for (int64_t k = 0; k <= radius; ++k) taps[k] = static_cast<A>(std::exp(-double(k * k) / (2 * sigma * sigma)));
-}
-
-template <class A>
-void inverse_weights(double sigma, int64_t radius, int64_t size, A* inverse) {
-  for (int64_t i = 0; i < size; ++i) {
-    double sum = 0;
-    for (int64_t j = std::max<int64_t>(0, i - radius); j < std::min(size, i + radius + 1); ++j)
-      sum += std::exp(-double((i - j) * (i - j)) / (2 * sigma * sigma));
-    inverse[i] = static_cast<A>(1 / sum);
-  }
-}
-
-// Filters the planes of one channel block. Forward: A_H v A_Wᵀ, the weights divided out after the filter;
-// backward: A_Hᵀ g A_W, divided out before it.
-template <class A>
-class Smoother {
+class Gaussian {
  public:
-  Smoother(int64_t height, int64_t width, double sigma, int64_t radius)
-      : height_(height),
-        width_(width),
+  Gaussian(int64_t size, double sigma, int64_t radius)
+      : size_(size),
         // Taps beyond the map never meet an element of it.
-        row_radius_(std::min(radius, std::max<int64_t>(width - 1, 0))),
-        column_radius_(std::min(radius, std::max<int64_t>(height - 1, 0))),
-        tile_(make_tile<A>(height, width, row_radius_)),
-        taps_(std::max(row_radius_, column_radius_) + 1),
-        inverse_rows_(height),
-        inverse_columns_(tile_.row),
-        filtered_(height * tile_.row) {
-    gaussian(sigma, std::max(row_radius_, column_radius_), taps_.get());
-    inverse_weights(sigma, radius, height, inverse_rows_.get());
-    std::fill(inverse_columns_.get(), inverse_columns_.get() + tile_.row, A(0));
-    inverse_weights(sigma, radius, width, inverse_columns_.get() + tile_.margin);
+        radius_(std::min(radius, size - 1)),
+        rows_(2 * radius_ + 1 >= kRows && size >= kRows ? kRows : 1),
+        taps_((2 * radius_ + rows_) * rows_),
+        inverse_(size) {
+    const auto tap = [&](int64_t distance) { return std::exp(-double(distance * distance) / (2 * sigma * sigma)); };
+    for (int64_t t = 0; t < 2 * radius_ + rows_; ++t)
+      for (int64_t i = 0; i < rows_; ++i) taps_.get()[t * rows_ + i] = static_cast<A>(tap(t - i - radius_));
+    // sums(d) of the taps up to distance d on one side: a position has two sides.
+    Scratch<double> sums(radius_ + 1);
+    sums.get()[0] = 0;
+    for (int64_t d = 1; d <= radius_; ++d) sums.get()[d] = sums.get()[d - 1] + tap(d);
+    const auto side = [&](int64_t room) { return sums.get()[std::min(radius_, room)]; };
+    for (int64_t i = 0; i < size; ++i) inverse_.get()[i] = static_cast<A>(1 / (1 + side(i) + side(size - 1 - i)));
   }
 
-  const Tile& tile() const { return tile_; }
+  A inverse(int64_t i) const { return inverse_.get()[i]; }
+  int64_t radius() const { return radius_; }
 
-  template <bool backward>
-  void run(A* plane) const {
-    const A* taps = taps_.get();
-    const A* columns = inverse_columns_.get() + tile_.margin;
-    if constexpr (backward) {
-      for (int64_t r = 0; r < height_; ++r) {
-        const Vec<A> row_weight(inverse_rows_.get()[r]);
-        A* row = plane + r * tile_.row + tile_.margin;
-        for (int64_t w = 0; w < width_; w += kLanes<A>)
-          (Vec<A>::loadu(row + w) * row_weight * Vec<A>::loadu(columns + w))
-              .store(row + w, std::min(kLanes<A>, width_ - w));
-      }
-    }
-    for (int64_t r = 0; r < height_; ++r) {
-      const A* row = plane + r * tile_.row + tile_.margin;
-      A* target = filtered_.get() + r * tile_.row + tile_.margin;
-      for (int64_t w = 0; w < width_; w += kLanes<A>) {
-        Vec<A> sum = Vec<A>::loadu(row + w) * Vec<A>(taps[0]);
-        for (int64_t k = 1; k <= row_radius_; ++k)
-          sum = fmadd(Vec<A>::loadu(row + w - k) + Vec<A>::loadu(row + w + k), Vec<A>(taps[k]), sum);
-        sum.store(target + w);
-      }
-    }
-    for (int64_t r = 0; r < height_; ++r) {
-      const int64_t above = std::min(column_radius_, r), below = std::min(column_radius_, height_ - 1 - r);
-      const Vec<A> row_weight(inverse_rows_.get()[r]);
-      const A* row = filtered_.get() + r * tile_.row + tile_.margin;
-      A* target = plane + r * tile_.row + tile_.margin;
-      for (int64_t w = 0; w < width_; w += kLanes<A>) {
-        Vec<A> sum = Vec<A>::loadu(row + w) * Vec<A>(taps[0]);
-        for (int64_t k = 1; k <= above; ++k) sum = fmadd(Vec<A>::loadu(row + w - k * tile_.row), Vec<A>(taps[k]), sum);
-        for (int64_t k = 1; k <= below; ++k) sum = fmadd(Vec<A>::loadu(row + w + k * tile_.row), Vec<A>(taps[k]), sum);
-        if constexpr (!backward) sum = sum * row_weight * Vec<A>::loadu(columns + w);
-        sum.store(target + w, std::min(kLanes<A>, width_ - w));
-      }
-    }
+  // Positions are filtered in blocks of rows(). The last block may overlap the one before it, of equal values.
+  int64_t rows() const { return rows_; }
+  int64_t block(int64_t i) const { return std::min(i, size_ - rows_); }
+
+  // Filters positions [first, first + rows()): a vector of position first + i is at from + i * step, and goes to
+  // to + i * to_step.
+  void filter(int64_t first, const A* from, int64_t step, A* to, int64_t to_step) const {
+    rows_ == 1 ? filter<1>(first, from, step, to, to_step) : filter<kRows>(first, from, step, to, to_step);
   }
 
  private:
-  int64_t height_, width_, row_radius_, column_radius_;
-  Tile tile_;
-  Scratch<A> taps_, inverse_rows_, inverse_columns_, filtered_;
+  // As many sums as hide the latency of a multiply-add.
+  static constexpr int kRows = 8;
+
+  // The sums of a block meet elements t = 0, 1, … from position first - radius: at first the window of the upper sums
+  // alone, then that of all, at last of the lower ones. No sum meets an element outside its window, not even times 0.
+  template <int rows>
+  void filter(int64_t first, const A* from, int64_t step, A* to, int64_t to_step) const {
+    Vec<A> sums[rows];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) sums[i] = Vec<A>(A(0));
+    const int64_t before = radius_ - first, after = size_ - first + radius_;  // t of positions 0 and size
+    const auto element = [&](int64_t t) { return Vec<A>::loadu(from + (t - radius_) * step); };
+#pragma GCC unroll 8
+    for (int t = 0; t < rows - 1; ++t) {
+      if (t < before) continue;
+      const Vec<A> value = element(t);
+#pragma GCC unroll 8
+      for (int i = 0; i <= t; ++i) sums[i] = fmadd(value, Vec<A>(taps_.get()[t * rows + i]), sums[i]);
+    }
+    const int64_t full = 2 * radius_ + 1, last = std::min(full, after);
+    for (int64_t t = std::max<int64_t>(rows - 1, before); t < last; ++t) {
+      const Vec<A> value = element(t);
+#pragma GCC unroll 8
+      for (int i = 0; i < rows; ++i) sums[i] = fmadd(value, Vec<A>(taps_.get()[t * rows + i]), sums[i]);
+    }
+    const A* taps = taps_.get() + full * rows;
+#pragma GCC unroll 8
+    for (int t = 0; t < rows - 1; ++t) {
+      if (full + t >= after) break;
+      const Vec<A> value = element(full + t);
+#pragma GCC unroll 8
+      for (int i = t + 1; i < rows; ++i) sums[i] = fmadd(value, Vec<A>(taps[t * rows + i]), sums[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) sums[i].store(to + i * to_step);
+  }
+
+  int64_t size_, radius_, rows_;
+  Scratch<A> taps_, inverse_;
 };
 
 }  // namespace

@@ -31,8 +31,9 @@ def test_gradients_reach_every_parameter(fields):
     for e, d in zip(output.equalized, output.decoded, strict=True):
         loss = loss + (e * torch.randn_like(e)).sum() + (d * torch.randn_like(d)).sum()
     loss.backward()
-    without = [n for n, p in generator.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert without == []
+    without = {n for n, p in generator.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    # The instance norm behind it takes the bias of a fusion away; its gradient is zero, not the noise of rounding.
+    assert all(n.endswith("fuse.bias") for n in without), without
 
 
 @pytest.mark.parametrize("fields", VARIATIONS, ids=lambda f: "-".join(f.values()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import plain
 import pytest
 import torch
 from numerics import assert_as_accurate
 from sampling import DTYPES, leaf, random_image, seed_everything
 from torch import nn
 
-from pyeqgan import reference
 from pyeqgan.functional import equalization_fusion
 from pyeqgan.nn import EqualizationFusion
 
@@ -47,29 +47,32 @@ def test_matches_the_truth_as_well_as_plain_pytorch(norm, dtype):
         options["negative_slope"] = 0.2 if dtype == torch.float64 else 1.0
         grad = random_image((2, 5, 5, 7), dtype)
         ours = run(equalization_fusion, tensors, options, grad)
-        plain = run(by_layers, tensors, options, grad)
-        truth = run(by_layers, tensors, options, grad, torch.float64)
+        rounded = run(plain.equalization_fusion, tensors, options, grad)
+        truth = run(plain.equalization_fusion, tensors, options, grad, torch.float64)
         # Gradients that are zero by nature (a bias before a norm) are noise at every dtype: compare all in one vector.
-        join = [torch.cat([t.double().flatten() for t in result[1:]]) for result in (ours, plain, truth)]
-        assert_as_accurate(ours[:1], plain[:1], truth[:1], dtype)
+        join = [torch.cat([t.double().flatten() for t in result[1:]]) for result in (ours, rounded, truth)]
+        assert_as_accurate(ours[:1], rounded[:1], truth[:1], dtype)
         assert_as_accurate(join[:1], join[1:2], join[2:], dtype)
 
 
-def by_layers(structure, texture, fw, fb, rw, rb, ew, eb, ow, *, norm, training, negative_slope, detail=None, **norms):
-    """The definition in torch's own layers, with the oracle's propagation."""
-    f = torch.nn.functional
-
-    def normalise(x, prefix):
-        w, b = norms.get(f"{prefix}_norm_weight"), norms.get(f"{prefix}_norm_bias")
-        if norm == "batch":
-            return f.batch_norm(x, None, None, w, b, training=True)
-        return f.instance_norm(x) if norm else x
-
-    x = torch.cat([structure, texture] if detail is None else [structure, texture, detail], 1)
-    x = f.leaky_relu(normalise(f.conv2d(x, fw, fb), "fuse"), negative_slope)
-    gate = torch.sigmoid(f.conv2d(f.relu(f.conv2d(x.mean((2, 3), keepdim=True), rw, rb)), ew, eb))[..., 0, 0]
-    y = f.conv2d(reference.bilateral_propagation(x, gate), ow)
-    return f.leaky_relu(normalise(y, "out"), negative_slope)
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_many_channels_pixels_and_images(norm):
+    """Several panels of channels, blocks of pixels and runs of images, in one layout and in several."""
+    seed_everything()
+    for batch, height, width in ((3, 33, 31), (2, 70, 67)):
+        for formats in (("contiguous",) * 2, ("channels_last",) * 2, ("contiguous", "channels_last")):
+            maps = [
+                random_image((batch, c, height, width), torch.float64, f)
+                for c, f in zip((40, 70), formats, strict=True)
+            ]
+            sizes = ((37, 110, 1, 1), (37,), (4, 37, 1, 1), (4,), (37, 4, 1, 1), (37,), (35, 74, 1, 1))
+            tensors = [*maps, *(torch.randn(s, dtype=torch.float64) / 5 for s in sizes)]
+            options = {"norm": norm, "training": norm == "batch", "negative_slope": 0.2}
+            grad = random_image((batch, 35, height, width), torch.float64, formats[-1])
+            ours = run(equalization_fusion, tensors, options, grad)
+            truth = run(plain.equalization_fusion, tensors, options, grad)
+            for a, b in zip(ours, truth, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_of_both_orders():

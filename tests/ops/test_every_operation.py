@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import plain
 import pytest
 import torch
 from numerics import assert_as_accurate, saved_bytes
@@ -58,6 +59,28 @@ def lifted_fusion(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     references = torch.stack([image(b, c, s * h, s * w, layout=layout) for _ in range(r)], 1)
     tensors = image(b, c, s * h, s * w, layout=layout), references, torch.rand(b, r + 1, dtype=torch.float64)
     return Problem(tensors, lambda m, *t: m.lifted_fusion(*t, positions, matches, (h, w)))
+
+
+def equalization_fusion(layout: str, odd: int, *, smooth: bool = False) -> Problem:
+    maps, co, out, h, w = (((6, 5, 3), 7, 4, 4, 5), ((1, 1), 4, 1, 3, 2), ((17, 35), 33, 19, 3, 9))[odd]
+    norm = ("batch", None, "instance")[odd]
+    shapes = (co, sum(maps)), (co,), (4, co), (4,), (co, 4), (co,), (out, 2 * co)
+    n = len(maps)
+    tensors = [
+        *(image(2, c, h, w, layout=layout) for c in maps),
+        *(torch.randn(s + (1, 1) * (len(s) == 2), dtype=torch.float64) / s[-1] ** 0.5 for s in shapes),
+        *(torch.rand(c, dtype=torch.float64) + 0.5 for c in (co, co, out, out) if norm),
+    ]
+    names = "fuse_norm_weight", "fuse_norm_bias", "out_norm_weight", "out_norm_bias"
+
+    def run(module: object, *t: Tensor) -> Tensor:
+        affine = dict(zip(names, t[n + 7 :], strict=False))
+        return module.equalization_fusion(  # type: ignore[attr-defined]
+            *t[:2], *t[n : n + 7], detail=t[2] if n == 3 else None, norm=norm, training=True,
+            negative_slope=1.0 if smooth else 0.2, **affine,
+        )  # fmt: skip
+
+    return Problem(tensors, run)
 
 
 def skip_decoder_block(layout: str, odd: int, *, smooth: bool = False) -> Problem:
@@ -119,37 +142,10 @@ def equalization_consistency_loss(layout: str, odd: int, *, smooth: bool = False
     )
 
 
-class Plain:
-    """Plain PyTorch at the dtype itself, where the oracle computes more accurately: every layer rounds its result."""
-
-    def __getattr__(self, name: str) -> Callable[..., Tensor]:
-        return getattr(reference, name)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def skip_decoder_block(
-        x: Tensor, skip: Tensor, weight: Tensor, bias: Tensor, *, norm: str | None, activation: str, **options: object
-    ) -> Tensor:
-        f = torch.nn.functional
-        up = f.interpolate(x, scale_factor=2)
-        joined = torch.cat(
-            [
-                up,
-                skip
-                if skip.shape == up.shape[:1] + skip.shape[1:2] + up.shape[2:]
-                else f.interpolate(skip, scale_factor=2),
-            ],
-            1,
-        )
-        y = f.conv2d(f.pad(joined, (1, 1, 1, 1), mode="reflect"), weight, bias)
-        if norm is not None:
-            normalise = f.batch_norm if norm == "batch" else f.instance_norm
-            y = normalise(y, None, None, options["norm_weight"], options["norm_bias"], True)
-        return {"leaky_relu": lambda t: f.leaky_relu(t, 0.2), "tanh": torch.tanh, "relu": torch.relu}[activation](y)
-
-
 PROBLEMS = (
     local_fusion,
     lifted_fusion,
+    equalization_fusion,
     skip_decoder_block,
     activated_conv2d,
     contrastive_loss,
@@ -188,11 +184,11 @@ def draw(make, dtype: torch.dtype, layout: str, odd: int) -> dict[str, list[Tens
     tensors = [t.to(dtype) for t in problem.tensors]
     truth, upstream = results(reference, problem, [t.double() for t in tensors])
     ours, _ = results(functional, problem, tensors, upstream)
-    plain, _ = results(Plain(), problem, tensors, upstream)
+    rounded, _ = results(plain, problem, tensors, upstream)
     # Gradients as one vector: one that is zero by nature (a bias before a norm) is noise by itself.
     found = {
-        "output": [r[0].detach().double().flatten() for r in (ours, plain, truth)],
-        "gradients": [torch.cat([t.double().flatten() for t in r[1:]]) for r in (ours, plain, truth)],
+        "output": [r[0].detach().double().flatten() for r in (ours, rounded, truth)],
+        "gradients": [torch.cat([t.double().flatten() for t in r[1:]]) for r in (ours, rounded, truth)],
     }
     return {what: [v / v_truth[-1].norm().clamp_min(1e-30) for v in v_truth] for what, v_truth in found.items()}
 
@@ -268,6 +264,11 @@ def test_what_is_saved_for_backward():
     output = 2 * 5 * 16 * 16
     block = saved_bytes(lambda: functional.skip_decoder_block(x, skip, weight, bias, norm="batch", training=True))
     assert block <= 4 * (x.numel() + skip.numel() + weight.numel() + output + 5 * 5)
+    shapes = (7, 10), (7,), (4, 7), (4,), (7, 4), (7,), (5, 14)
+    products = [torch.randn(s + (1, 1) * (len(s) == 2), requires_grad=True) for s in shapes]
+    fusion = saved_bytes(lambda: functional.equalization_fusion(x, skip, *products))
+    numbers = x.numel() + skip.numel() + (7 + 5 + 9) * 2 * 8 * 8 + 2 * (2 * (7 + 5) + 2 * 7)
+    assert fusion <= 4 * (numbers + sum(p.numel() for p in products))
     w = torch.randn(5, 6, 3, 3, requires_grad=True)
     assert saved_bytes(lambda: functional.activated_conv2d(x, w, bias)) <= 4 * (x.numel() + w.numel() + bias.numel())
     q, labels = torch.randn(300, 4, requires_grad=True), torch.randint(3, (300,))
@@ -294,5 +295,10 @@ def test_opcheck(layout):
     opcheck("local_fusion", x, references, share, positions)
     opcheck("lifted_fusion", x, references, share, positions, torch.randint(20, (2, 2, 7)), [4, 5])
     opcheck("equalization_consistency_loss", [x], [leaf(random_image((2, 3, 4, 5), torch.float32))], [1.0], "cosine")
+    shapes = (4, 5), (4,), (4, 4), (4,), (4, 4), (4,), (3, 8)
+    products = (torch.randn(s + (1, 1) * (len(s) == 2), requires_grad=True) for s in shapes)
+    norms = (torch.rand(c, requires_grad=True) for c in (4, 4, 3, 3))
+    options = (None,) * 4 + ("batch", True, 1e-5, 1.5, 8, 0.2)
+    opcheck("equalization_fusion", x, skip, None, *products, *norms, *options)
     q, t = torch.randn(9, 4, requires_grad=True), torch.tensor(0.2, requires_grad=True)
     opcheck("contrastive_loss", q, torch.randint(-1, 3, (9,)), None, None, t, "per_positive", True, -1, None, None)

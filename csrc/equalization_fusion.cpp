@@ -1,0 +1,395 @@
+// Glue of equalization_fusion: its products, norms, gate and propagation, one after the other, the propagated features
+// for a few images at a time. The contract is in pyeqgan/ops/equalization_fusion.py; the maths in cpu/pointwise.h,
+// cpu/normalization.h, cpu/channel_gate.h and cpu/bilateral_propagation.h.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "bilateral_propagation.h"
+#include "cpu/channel_gate.h"
+#include "normalization.h"
+#include "pointwise.h"
+
+namespace pyeqgan {
+namespace {
+
+constexpr char kName[] = "equalization_fusion";
+constexpr char kBackward[] = "equalization_fusion_backward";
+const std::optional<std::string> kActivation = "leaky_relu";
+
+using Optional = std::optional<Tensor>;
+using Name = std::optional<std::string>;
+
+// Pixels whose propagated features exist at a time: enough work for several threads, few enough to stay in their
+// caches.
+constexpr int64_t kPixels = 4096;
+
+Tensor images(Tensor x, int64_t first, int64_t count) { return torch::stable::narrow(x, 0, first, count); }
+
+// Calls f(first image, count) for runs of images.
+template <class F>
+void for_images(const Tensor& x, const F& f) {
+  const int64_t each = std::max<int64_t>(kPixels / std::max<int64_t>(x.size(2) * x.size(3), 1), 1);
+  for (int64_t first = 0; first < x.size(0); first += each) f(first, std::min(each, x.size(0) - first));
+}
+
+void check_weight(const char* op, const char* name, const Tensor& weight, const Tensor& x, int64_t rows,
+                  int64_t columns) {
+  check_cpu(op, name, weight);
+  check_dtype(op, name, weight, x.scalar_type());
+  check_shape(op, name, weight, {rows, columns, 1, 1});
+}
+
+// The maps that are fused, dense, with the checks of all weights.
+std::vector<Tensor> maps_of(const char* op, const Tensor& structure, const Tensor& texture, const Optional& detail,
+                            const Tensor& fuse_weight, const Tensor& reduce, const Tensor& expand, const Tensor& out) {
+  PYEQGAN_CHECK(structure.dim() == 4, op, "structure", "shape (B, C, H, W)", shape_of(structure));
+  PYEQGAN_CHECK(fuse_weight.dim() == 4 && reduce.dim() == 4 && out.dim() == 4, op, "weights", "shape (Co, C, 1, 1)",
+                "another rank");
+  std::vector<Tensor> maps{dense(structure)};
+  int64_t channels = structure.size(1);
+  const Optional others[] = {texture, detail};
+  for (const Optional& map : others) {
+    if (!map.has_value()) continue;
+    PYEQGAN_CHECK(map->dim() == 4, op, "texture, detail", "shape (B, C, H, W)", shape_of(*map));
+    check_cpu(op, "texture, detail", *map);
+    check_dtype(op, "texture, detail", *map, structure.scalar_type());
+    check_shape(op, "texture, detail", *map, {structure.size(0), map->size(1), structure.size(2), structure.size(3)});
+    channels += map->size(1);
+    maps.push_back(dense(*map));
+  }
+  const int64_t fused = fuse_weight.size(0), squeezed = reduce.size(0);
+  check_cpu(op, "structure", structure);
+  check_weight(op, "fuse_weight", fuse_weight, structure, fused, channels);
+  check_weight(op, "gate_reduce_weight", reduce, structure, squeezed, fused);
+  check_weight(op, "gate_expand_weight", expand, structure, fused, squeezed);
+  check_weight(op, "out_weight", out, structure, out.size(0), 2 * fused);
+  return maps;
+}
+
+// The gate's numbers in the accumulation dtype, and the call of its kernel.
+class Gate {
+ public:
+  Gate(const Tensor& pooled, int64_t pixels, const Tensor& reduce_weight, const Optional& reduce_bias,
+       const Tensor& expand_weight, const Optional& expand_bias)
+      : dtype_(pooled.scalar_type()),
+        pixels_(pixels),
+        pooled_(pooled),
+        reduce_weight_(wide(reduce_weight)),
+        expand_weight_(wide(expand_weight)) {
+    if (reduce_bias.has_value()) reduce_bias_ = wide(*reduce_bias);
+    if (expand_bias.has_value()) expand_bias_ = wide(*expand_bias);
+  }
+
+  // (B,C) in the accumulation dtype.
+  Tensor forward() {
+    gate_ = torch::stable::empty_like(pooled_);
+    call([](const auto& gate) { gate.forward(); });
+    return *gate_;
+  }
+
+  // The gradients of pooled and of the four parameters.
+  std::array<Tensor, 5> backward(const Tensor& gate, const Tensor& grad_gate) {
+    gate_ = wide(gate), grad_gate_ = wide(grad_gate);
+    const int64_t channels = expand_weight_.size(0), squeezed = expand_weight_.size(1);
+    grads_ = {torch::stable::empty_like(pooled_), zeros({squeezed, channels, 1, 1}), zeros({squeezed}),
+              zeros({channels, squeezed, 1, 1}), zeros({channels})};
+    call([](const auto& gate) { gate.backward(); });
+    return {grads_[0], grads_[1], grads_[2], grads_[3], grads_[4]};
+  }
+
+ private:
+  Tensor wide(const Tensor& x) const { return torch::stable::contiguous(torch::stable::to(x, dtype_)); }
+  Tensor zeros(torch::headeronly::IntHeaderOnlyArrayRef sizes) const {
+    return torch::stable::new_zeros(pooled_, sizes);
+  }
+
+  template <class F>
+  void call(const F& f) const {
+    dtype_ == ScalarType::Double ? f(describe<double>()) : f(describe<float>());
+  }
+
+  template <class A>
+  cpu::ChannelGate<A> describe() const {
+    const auto data = [](const Optional& x) {
+      return x.has_value() ? static_cast<A*>(x->mutable_data_ptr()) : nullptr;
+    };
+    const auto grad = [&](size_t i) { return i < grads_.size() ? data(grads_[i]) : nullptr; };
+    cpu::ChannelGate<A> g{};
+    g.batch = pooled_.size(0), g.pixels = pixels_, g.channels = expand_weight_.size(0),
+    g.squeezed = expand_weight_.size(1);
+    g.pooled = data(pooled_), g.reduce_weight = data(reduce_weight_), g.reduce_bias = data(reduce_bias_);
+    g.expand_weight = data(expand_weight_), g.expand_bias = data(expand_bias_);
+    g.gate = data(gate_), g.grad_gate = data(grad_gate_);
+    g.grad_pooled = grad(0), g.grad_reduce_weight = grad(1), g.grad_reduce_bias = grad(2);
+    g.grad_expand_weight = grad(3), g.grad_expand_bias = grad(4);
+    return g;
+  }
+
+  ScalarType dtype_;
+  int64_t pixels_;
+  Tensor pooled_, reduce_weight_, expand_weight_;
+  Optional reduce_bias_, expand_bias_, gate_, grad_gate_;
+  std::vector<Tensor> grads_;
+};
+
+// One of the two norms with its activation: what it needs to be run in either direction.
+struct Norm {
+  const char* op;
+  const Name& name;
+  const Optional &weight, &bias;
+  double eps, negative_slope;
+
+  Normalization on(const Tensor& image) const {
+    return Normalization(op, image, name, weight, bias, eps, kActivation, negative_slope);
+  }
+};
+
+struct Statistics {
+  Tensor mean, var;
+};
+
+// Runs a product into `result` for all its images by f(moments), which gets room for the moments of its blocks or
+// nothing, and returns the statistics that the norm after it uses.
+template <class F>
+Statistics with_statistics(const Norm& norm, const Tensor& result, bool training, const Optional& running_mean,
+                           const Optional& running_var, const F& f) {
+  Normalization normalization = norm.on(result);
+  cpu::Normalization& n = normalization.problem;
+  const bool own = n.norm && (n.per_image || training);
+  PYEQGAN_CHECK(!n.norm || own || (running_mean.has_value() && running_var.has_value()), norm.op,
+                "running_mean, running_var", "tensors when a batch norm is not training", "None");
+  Statistics found{normalization.statistic(norm.op, own ? std::nullopt : running_mean),
+                   normalization.statistic(norm.op, own ? std::nullopt : running_var)};
+  const int64_t blocks = divide_up(n.pixels, cpu::Pointwise::kBlock);
+  const Optional moments = own ? Optional(normalization.per_channel({n.batch, blocks, 2})) : std::nullopt;
+  f(moments);
+  n.mean = found.mean.mutable_data_ptr(), n.var = found.var.mutable_data_ptr();
+  if (own) normalization.statistics(*moments, cpu::Pointwise::kBlock);
+  return found;
+}
+
+// act(norm(x)), and the sums of its pixels (B,chunks,C) if asked for.
+Tensor activated(const Norm& norm, const Tensor& x, const Statistics& statistics, Optional* pooled) {
+  const Tensor y = torch::stable::empty_like(x);
+  Normalization normalization = norm.on(x);
+  cpu::Normalization& n = normalization.problem;
+  n.mean = statistics.mean.mutable_data_ptr(), n.var = statistics.var.mutable_data_ptr();
+  n.x = x.const_data_ptr(), n.y = y.mutable_data_ptr();
+  if (pooled != nullptr) *pooled = normalization.per_channel({n.batch, n.chunks});
+  if (pooled != nullptr) n.pooled = (*pooled)->mutable_data_ptr();
+  normalization.forward();
+  return y;
+}
+
+struct NormGradients {
+  Tensor x, weight, bias;
+};
+
+// The gradients of act(norm(x)); `shift` (B,C) is added to that of the result at every pixel.
+NormGradients differentiated(const Norm& norm, const Tensor& x, const Statistics& statistics, bool training,
+                             const Tensor& grad_y, const Tensor* shift) {
+  Normalization normalization = norm.on(x);
+  cpu::Normalization& n = normalization.problem;
+  NormGradients found{torch::stable::empty_like(x), normalization.per_channel({}), normalization.per_channel({})};
+  n.mean = statistics.mean.mutable_data_ptr(), n.var = statistics.var.mutable_data_ptr();
+  n.constant_statistics = !n.per_image && !training;
+  n.x = x.const_data_ptr(), n.grad_y = grad_y.const_data_ptr(), n.grad_x = found.x.mutable_data_ptr();
+  n.grad_shift = shift == nullptr ? nullptr : shift->const_data_ptr();
+  normalization.backward(&found.weight, &found.bias);
+  return found;
+}
+
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Results forward(const Tensor& structure, const Tensor& texture, const Optional& detail, const Tensor& fuse_weight,
+                const Optional& fuse_bias, const Tensor& reduce_weight, const Optional& reduce_bias,
+                const Tensor& expand_weight, const Optional& expand_bias, const Tensor& out_weight,
+                const Optional& fuse_norm_weight, const Optional& fuse_norm_bias, const Optional& out_norm_weight,
+                const Optional& out_norm_bias, const Optional& fuse_running_mean, const Optional& fuse_running_var,
+                const Optional& out_running_mean, const Optional& out_running_var, const Name& norm, bool training,
+                double eps, double sigma, int64_t radius, double negative_slope) {
+  const std::vector<Tensor> maps =
+      maps_of(kName, structure, texture, detail, fuse_weight, reduce_weight, expand_weight, out_weight);
+  const int64_t height = structure.size(2), width = structure.size(3), channels = fuse_weight.size(0);
+  const Norm fuse_norm{kName, norm, fuse_norm_weight, fuse_norm_bias, eps, negative_slope};
+  const Norm out_norm{kName, norm, out_norm_weight, out_norm_bias, eps, negative_slope};
+
+  const Tensor fused = empty_image(structure, channels, height, width);
+  const Optional bias = fuse_bias.has_value() ? Optional(torch::stable::contiguous(*fuse_bias)) : std::nullopt;
+  if (bias.has_value()) {
+    check_cpu(kName, "fuse_bias", *bias);
+    check_shape(kName, "fuse_bias", *bias, {channels});
+    check_dtype(kName, "fuse_bias", *bias, structure.scalar_type());
+  }
+  const Statistics fuse_statistics =
+      with_statistics(fuse_norm, fused, training, fuse_running_mean, fuse_running_var, [&](const Optional& moments) {
+        Pointwise product(kName, fused, fuse_weight);
+        for (const Tensor& map : maps) product.add_source(map);
+        product.problem.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
+        product.problem.statistics = moments.has_value() ? moments->mutable_data_ptr() : nullptr;
+        product.problem.output = Pointwise::describe(fused);
+        product.output(product.pack_for_output());
+      });
+
+  Optional sums;
+  const Tensor x = activated(fuse_norm, fused, fuse_statistics, &sums);
+  const Tensor pooled = torch::stable::sum(*sums, std::array<int64_t, 1>{1});
+  const Tensor gate =
+      torch::stable::to(Gate(pooled, height * width, reduce_weight, reduce_bias, expand_weight, expand_bias).forward(),
+                        structure.scalar_type());
+
+  const Tensor mixed = empty_image(structure, out_weight.size(0), height, width);
+  const Tensor affinity = BilateralPropagation(kName, x, gate, sigma, radius).affinity();
+  const Statistics out_statistics =
+      with_statistics(out_norm, mixed, training, out_running_mean, out_running_var, [&](const Optional& moments) {
+        Optional packed;
+        for_images(x, [&](int64_t first, int64_t count) {
+          const auto some = [&](const Tensor& all) { return images(all, first, count); };
+          const Tensor propagated = empty_image(some(x), 2 * channels, height, width);
+          BilateralPropagation(kName, some(x), some(gate), sigma, radius).forward(propagated, some(affinity));
+          const Tensor result = some(mixed);
+          Pointwise product(kName, result, out_weight);
+          product.add_source(propagated);
+          product.problem.statistics = moments.has_value() ? some(*moments).mutable_data_ptr() : nullptr;
+          product.problem.output = Pointwise::describe(result);
+          if (!packed.has_value()) packed = product.pack_for_output();
+          product.output(*packed);
+        });
+      });
+  const Tensor y = activated(out_norm, mixed, out_statistics, nullptr);
+  return {y,        fused, fuse_statistics.mean, fuse_statistics.var, pooled, gate,
+          affinity, mixed, out_statistics.mean,  out_statistics.var};
+}
+
+std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, const Tensor& texture,
+                             const Optional& detail, const Tensor& fuse_weight, const Optional& fuse_bias,
+                             const Tensor& reduce_weight, const Optional& reduce_bias, const Tensor& expand_weight,
+                             const Optional& expand_bias, const Tensor& out_weight, const Optional& fuse_norm_weight,
+                             const Optional& fuse_norm_bias, const Optional& out_norm_weight,
+                             const Optional& out_norm_bias, const Tensor& fused_, const Tensor& fuse_mean,
+                             const Tensor& fuse_var, const Tensor& pooled, const Tensor& gate_, const Tensor& affinity_,
+                             const Tensor& mixed_, const Tensor& out_mean, const Tensor& out_var, const Name& norm,
+                             bool training, double eps, double sigma, int64_t radius, double negative_slope,
+                             const std::vector<bool> needs) {
+  const std::vector<Tensor> maps =
+      maps_of(kBackward, structure, texture, detail, fuse_weight, reduce_weight, expand_weight, out_weight);
+  const Tensor fused = dense(fused_), mixed = dense(mixed_), gate = torch::stable::contiguous(gate_);
+  const Tensor affinity = torch::stable::contiguous(affinity_);
+  const Tensor grad_y = torch::stable::contiguous(grad_y_, memory_format_of(mixed));
+  const int64_t batch = structure.size(0), height = structure.size(2), width = structure.size(3);
+  const int64_t channels = fuse_weight.size(0), outputs = out_weight.size(0);
+  PYEQGAN_CHECK(needs.size() == 14, kBackward, "needs", "14 flags", needs.size());
+  for (const auto& [name, value, count] : {std::tuple("fused", fused, channels), std::tuple("mixed", mixed, outputs),
+                                           std::tuple("grad_y", grad_y, outputs)}) {
+    check_cpu(kBackward, name, value);
+    check_dtype(kBackward, name, value, structure.scalar_type());
+    check_shape(kBackward, name, value, {batch, count, height, width});
+  }
+  const auto statistics = [&](const Tensor& mean, const Tensor& var, int64_t count) {
+    for (const Tensor& value : {mean, var}) {
+      check_cpu(kBackward, "statistics", value);
+      check_dtype(kBackward, "statistics", value, accumulation_dtype(structure.scalar_type()));
+      if (!norm.has_value()) continue;
+      *norm == "instance" ? check_shape(kBackward, "statistics", value, {batch, count})
+                          : check_shape(kBackward, "statistics", value, {count});
+    }
+    return Statistics{torch::stable::contiguous(mean), torch::stable::contiguous(var)};
+  };
+  const Statistics fuse_statistics = statistics(fuse_mean, fuse_var, channels);
+  const Statistics out_statistics = statistics(out_mean, out_var, outputs);
+  check_shape(kBackward, "pooled", pooled, {batch, channels});
+  check_dtype(kBackward, "pooled", pooled, accumulation_dtype(structure.scalar_type()));
+  const Norm fuse_norm{kBackward, norm, fuse_norm_weight, fuse_norm_bias, eps, negative_slope};
+  const Norm out_norm{kBackward, norm, out_norm_weight, out_norm_bias, eps, negative_slope};
+
+  const auto any = [&](size_t first, size_t last) {
+    return std::any_of(needs.begin() + first, needs.begin() + last, [](bool need) { return need; });
+  };
+  enum { kMaps = 0, kFuse = 3, kFuseBias, kGate, kOut = 9, kFuseNorm, kOutNorm = 12, kAll = 14 };
+  const bool need_fused = any(kMaps, kGate) || any(kFuseNorm, kOutNorm), need_gate = any(kGate, kOut) || need_fused;
+  std::vector<Tensor> grads;
+  for (int i = 0; i < kAll; ++i) grads.push_back(nothing(structure));
+  const auto keep = [&](size_t i, const Tensor& grad, const Optional& like) {
+    if (needs[i] && like.has_value()) grads[i] = torch::stable::to(grad, like->scalar_type());
+  };
+
+  const NormGradients out = differentiated(out_norm, mixed, out_statistics, training, grad_y, nullptr);
+  keep(kOutNorm, out.weight, out_norm_weight);
+  keep(kOutNorm + 1, out.bias, out_norm_bias);
+  if (!need_gate && !needs[kOut]) return grads;
+
+  const Tensor x = activated(fuse_norm, fused, fuse_statistics, nullptr);
+  const Tensor grad_x = torch::stable::empty_like(x);
+  const Tensor grad_gate = torch::stable::new_empty(x, {batch, channels}, accumulation_dtype(x.scalar_type()));
+  Optional packed, parts;
+  for_images(x, [&](int64_t first, int64_t count) {
+    const auto some = [&](const Tensor& all) { return images(all, first, count); };
+    const Tensor some_x = some(x), grad_mixed = some(out.x);
+    const Tensor propagated = empty_image(some_x, 2 * channels, height, width);
+    BilateralPropagation propagation(kBackward, some_x, some(gate), sigma, radius);
+    if (needs[kOut]) propagation.forward(propagated, propagation.affinity());
+    Pointwise product(kBackward, grad_mixed, out_weight);
+    product.add_source(propagated);
+    product.problem.output = Pointwise::describe(grad_mixed);
+    if (needs[kOut]) {
+      if (!parts.has_value()) parts = product.weight_parts();
+      product.weight_gradient(*parts);
+      if (first + count == batch) grads[kOut] = product.weight_sum(*parts);
+    }
+    if (!need_gate) return;
+    if (!packed.has_value()) packed = product.pack_for_gradient();
+    // What was propagated is not needed any more.
+    product.input_gradient(*packed, 0, propagated);
+    const Tensor some_grad_x = some(grad_x);
+    Tensor some_grad_gate = some(grad_gate);
+    torch::stable::copy_(some_grad_gate,
+                         *propagation.backward(propagated, some(affinity), need_fused ? &some_grad_x : nullptr, true));
+  });
+  if (needs[kOut] && batch == 0) grads[kOut] = torch::stable::new_zeros(out_weight, {outputs, 2 * channels, 1, 1});
+  if (!need_gate) return grads;
+
+  const std::array<Tensor, 5> of_gate =
+      Gate(torch::stable::contiguous(pooled), height * width, reduce_weight, reduce_bias, expand_weight, expand_bias)
+          .backward(gate, grad_gate);
+  keep(kGate, of_gate[1], reduce_weight);
+  keep(kGate + 1, of_gate[2], reduce_bias);
+  keep(kGate + 2, of_gate[3], expand_weight);
+  keep(kGate + 3, of_gate[4], expand_bias);
+  if (!need_fused) return grads;
+
+  const NormGradients fuse = differentiated(fuse_norm, fused, fuse_statistics, training, grad_x, &of_gate[0]);
+  keep(kFuseNorm, fuse.weight, fuse_norm_weight);
+  keep(kFuseNorm + 1, fuse.bias, fuse_norm_bias);
+  Pointwise product(kBackward, fuse.x, fuse_weight);
+  for (const Tensor& map : maps) product.add_source(map);
+  product.problem.output = Pointwise::describe(fuse.x);
+  if (needs[kFuse]) {
+    Tensor weight_parts = product.weight_parts();
+    product.weight_gradient(weight_parts);
+    grads[kFuse] = product.weight_sum(weight_parts);
+  }
+  if (needs[kFuseBias] && fuse_bias.has_value()) {
+    // A norm by the maps' own statistics takes any bias away.
+    const bool own = norm.has_value() && (training || *norm == "instance");
+    grads[kFuseBias] = own ? torch::stable::new_zeros(fuse_weight, {channels})
+                           : torch::stable::sum(fuse.x, std::array<int64_t, 3>{0, 2, 3});
+  }
+  if (!any(kMaps, kFuse)) return grads;
+  const Tensor transposed = product.pack_for_gradient();
+  for (size_t i = 0; i < maps.size(); ++i) {
+    if (!needs[i]) continue;
+    grads[i] = torch::stable::empty_like(maps[i]);
+    product.input_gradient(transposed, static_cast<int64_t>(i), grads[i]);
+  }
+  return grads;
+}
+
+}  // namespace
+}  // namespace pyeqgan
+
+STABLE_TORCH_LIBRARY_IMPL(pyeqgan, CPU, m) {
+  m.impl("equalization_fusion", TORCH_BOX(&pyeqgan::forward));
+  m.impl("equalization_fusion_backward", TORCH_BOX(&pyeqgan::backward));
+}
