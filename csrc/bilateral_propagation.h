@@ -44,14 +44,14 @@ class BilateralPropagation {
     return torch::stable::new_empty(x_, {p.batch, 9, p.height, p.width}, accumulation_dtype(x_.scalar_type()));
   }
 
-  // Into y (B,2C,H,W), dense, and affinity.
-  void forward(const Tensor& y, const Tensor& affinity) {
+  // Into y (B,2C,H,W), dense, and affinity; or, where that is `known`, from it.
+  void forward(const Tensor& y, const Tensor& affinity, bool known = false) {
     cpu::BilateralPropagation& p = problem;
     p.y = y.mutable_data_ptr(), p.y_strides = strides_of(y);
-    p.affinity = affinity.mutable_data_ptr();
+    p.affinity = const_cast<void*>(affinity.const_data_ptr());
     if (p.height == 0 || p.width == 0) return;
     run(kernels_.spatial, p.batch * p.channel_blocks());
-    run(kernels_.range, p.batch * p.bands());
+    run(known ? kernels_.blend : kernels_.range, p.batch * p.bands());
   }
 
   // The gradient of a dense y into grad_x, dense as x is, if given; returns that of the gate, (B,C) in the accumulation

@@ -27,12 +27,34 @@ constexpr int64_t kPixels = 4096;
 
 Tensor images(Tensor x, int64_t first, int64_t count) { return torch::stable::narrow(x, 0, first, count); }
 
+// Images in a run.
+int64_t run_length(const Tensor& x) {
+  return std::max<int64_t>(kPixels / std::max<int64_t>(x.size(2) * x.size(3), 1), 1);
+}
+
 // Calls f(first image, count) for runs of images.
 template <class F>
 void for_images(const Tensor& x, const F& f) {
-  const int64_t each = std::max<int64_t>(kPixels / std::max<int64_t>(x.size(2) * x.size(3), 1), 1);
+  const int64_t each = run_length(x);
   for (int64_t first = 0; first < x.size(0); first += each) f(first, std::min(each, x.size(0) - first));
 }
+
+// Room for what exists of a few images at a time: X and its propagated features.
+class Features {
+ public:
+  explicit Features(const Tensor& like) : x_(room(like, 1)), propagated_(room(like, 2)) {}
+
+  Tensor x(int64_t count) const { return images(x_, 0, count); }
+  Tensor propagated(int64_t count) const { return images(propagated_, 0, count); }
+
+ private:
+  static Tensor room(const Tensor& like, int64_t times) {
+    return empty_image(images(like, 0, std::min(run_length(like), like.size(0))), times * like.size(1), like.size(2),
+                       like.size(3));
+  }
+
+  Tensor x_, propagated_;
+};
 
 void check_weight(const char* op, const char* name, const Tensor& weight, const Tensor& x, int64_t rows,
                   int64_t columns) {
@@ -170,32 +192,38 @@ Statistics with_statistics(const Norm& norm, const Tensor& result, bool training
   return found;
 }
 
-// act(norm(x)), and the sums of its pixels (B,chunks,C) if asked for.
-Tensor activated(const Norm& norm, const Tensor& x, const Statistics& statistics, Optional* pooled) {
-  const Tensor y = torch::stable::empty_like(x);
+// The statistics of some images.
+Statistics of_images(const Statistics& all, const Norm& norm, int64_t first, int64_t count) {
+  if (norm.name != "instance") return all;
+  return {images(all.mean, first, count), images(all.var, first, count)};
+}
+
+// act(norm(x)) into y, or if there is none the sums of its pixels (B,chunks,C).
+Tensor activate(const Norm& norm, const Tensor& x, const Statistics& statistics, const Tensor* y) {
   Normalization normalization = norm.on(x);
   cpu::Normalization& n = normalization.problem;
   n.mean = statistics.mean.mutable_data_ptr(), n.var = statistics.var.mutable_data_ptr();
-  n.x = x.const_data_ptr(), n.y = y.mutable_data_ptr();
-  if (pooled != nullptr) *pooled = normalization.per_channel({n.batch, n.chunks});
-  if (pooled != nullptr) n.pooled = (*pooled)->mutable_data_ptr();
+  n.x = x.const_data_ptr(), n.y = y == nullptr ? nullptr : y->mutable_data_ptr();
+  const Tensor pooled = normalization.per_channel({y == nullptr ? n.batch : 0, n.chunks});
+  n.pooled = y == nullptr ? pooled.mutable_data_ptr() : nullptr;
   normalization.forward();
-  return y;
+  return pooled;
 }
 
 struct NormGradients {
-  Tensor x, weight, bias;
+  Tensor weight, bias;
 };
 
-// The gradients of act(norm(x)); `shift` (B,C) is added to that of the result at every pixel.
-NormGradients differentiated(const Norm& norm, const Tensor& x, const Statistics& statistics, bool training,
-                             const Tensor& grad_y, const Tensor* shift) {
+// The gradients of act(norm(x)), that of x into grad_x, which may be grad_y; `shift` (B,C) is added to grad_y at every
+// pixel.
+NormGradients differentiate(const Norm& norm, const Tensor& x, const Statistics& statistics, bool training,
+                            const Tensor& grad_y, const Tensor* shift, const Tensor& grad_x) {
   Normalization normalization = norm.on(x);
   cpu::Normalization& n = normalization.problem;
-  NormGradients found{torch::stable::empty_like(x), normalization.per_channel({}), normalization.per_channel({})};
+  const NormGradients found{normalization.per_channel({}), normalization.per_channel({})};
   n.mean = statistics.mean.mutable_data_ptr(), n.var = statistics.var.mutable_data_ptr();
   n.constant_statistics = !n.per_image && !training;
-  n.x = x.const_data_ptr(), n.grad_y = grad_y.const_data_ptr(), n.grad_x = found.x.mutable_data_ptr();
+  n.x = x.const_data_ptr(), n.grad_y = grad_y.const_data_ptr(), n.grad_x = grad_x.mutable_data_ptr();
   n.grad_shift = shift == nullptr ? nullptr : shift->const_data_ptr();
   normalization.backward(&found.weight, &found.bias);
   return found;
@@ -233,23 +261,24 @@ Results forward(const Tensor& structure, const Tensor& texture, const Optional& 
         product.output(product.pack_for_output());
       });
 
-  Optional sums;
-  const Tensor x = activated(fuse_norm, fused, fuse_statistics, &sums);
-  const Tensor pooled = torch::stable::sum(*sums, std::array<int64_t, 1>{1});
+  const Tensor pooled =
+      torch::stable::sum(activate(fuse_norm, fused, fuse_statistics, nullptr), std::array<int64_t, 1>{1});
   const Tensor gate =
       torch::stable::to(Gate(pooled, height * width, reduce_weight, reduce_bias, expand_weight, expand_bias).forward(),
                         structure.scalar_type());
 
   const Tensor mixed = empty_image(structure, out_weight.size(0), height, width);
-  const Tensor affinity = BilateralPropagation(kName, x, gate, sigma, radius).affinity();
+  const Tensor affinity = BilateralPropagation(kName, fused, gate, sigma, radius).affinity();
   const Statistics out_statistics =
       with_statistics(out_norm, mixed, training, out_running_mean, out_running_var, [&](const Optional& moments) {
         Optional packed;
-        for_images(x, [&](int64_t first, int64_t count) {
+        Features features(fused);
+        for_images(fused, [&](int64_t first, int64_t count) {
           const auto some = [&](const Tensor& all) { return images(all, first, count); };
-          const Tensor propagated = empty_image(some(x), 2 * channels, height, width);
-          BilateralPropagation(kName, some(x), some(gate), sigma, radius).forward(propagated, some(affinity));
+          const Tensor x = features.x(count), propagated = features.propagated(count);
           const Tensor result = some(mixed);
+          activate(fuse_norm, some(fused), of_images(fuse_statistics, fuse_norm, first, count), &x);
+          BilateralPropagation(kName, x, some(gate), sigma, radius).forward(propagated, some(affinity));
           Pointwise product(kName, result, out_weight);
           product.add_source(propagated);
           product.problem.statistics = moments.has_value() ? some(*moments).mutable_data_ptr() : nullptr;
@@ -258,7 +287,8 @@ Results forward(const Tensor& structure, const Tensor& texture, const Optional& 
           product.output(*packed);
         });
       });
-  const Tensor y = activated(out_norm, mixed, out_statistics, nullptr);
+  const Tensor y = torch::stable::empty_like(mixed);
+  activate(out_norm, mixed, out_statistics, &y);
   return {y,        fused, fuse_statistics.mean, fuse_statistics.var, pooled, gate,
           affinity, mixed, out_statistics.mean,  out_statistics.var};
 }
@@ -315,24 +345,25 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
     if (needs[i] && like.has_value()) grads[i] = torch::stable::to(grad, like->scalar_type());
   };
 
-  const NormGradients out = differentiated(out_norm, mixed, out_statistics, training, grad_y, nullptr);
+  const Tensor grad_mixed = torch::stable::empty_like(mixed);
+  const NormGradients out = differentiate(out_norm, mixed, out_statistics, training, grad_y, nullptr, grad_mixed);
   keep(kOutNorm, out.weight, out_norm_weight);
   keep(kOutNorm + 1, out.bias, out_norm_bias);
   if (!need_gate && !needs[kOut]) return grads;
 
-  const Tensor x = activated(fuse_norm, fused, fuse_statistics, nullptr);
-  const Tensor grad_x = torch::stable::empty_like(x);
-  const Tensor grad_gate = torch::stable::new_empty(x, {batch, channels}, accumulation_dtype(x.scalar_type()));
+  const Tensor grad_fused = torch::stable::empty_like(fused);
+  const Tensor grad_gate = torch::stable::new_empty(fused, {batch, channels}, pooled.scalar_type());
   Optional packed, parts;
-  for_images(x, [&](int64_t first, int64_t count) {
+  Features features(fused);
+  for_images(fused, [&](int64_t first, int64_t count) {
     const auto some = [&](const Tensor& all) { return images(all, first, count); };
-    const Tensor some_x = some(x), grad_mixed = some(out.x);
-    const Tensor propagated = empty_image(some_x, 2 * channels, height, width);
-    BilateralPropagation propagation(kBackward, some_x, some(gate), sigma, radius);
-    if (needs[kOut]) propagation.forward(propagated, propagation.affinity());
-    Pointwise product(kBackward, grad_mixed, out_weight);
+    const Tensor x = features.x(count), propagated = features.propagated(count), some_grad_mixed = some(grad_mixed);
+    activate(fuse_norm, some(fused), of_images(fuse_statistics, fuse_norm, first, count), &x);
+    BilateralPropagation propagation(kBackward, x, some(gate), sigma, radius);
+    if (needs[kOut]) propagation.forward(propagated, some(affinity), true);
+    Pointwise product(kBackward, some_grad_mixed, out_weight);
     product.add_source(propagated);
-    product.problem.output = Pointwise::describe(grad_mixed);
+    product.problem.output = Pointwise::describe(some_grad_mixed);
     if (needs[kOut]) {
       if (!parts.has_value()) parts = product.weight_parts();
       product.weight_gradient(*parts);
@@ -342,10 +373,10 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
     if (!packed.has_value()) packed = product.pack_for_gradient();
     // What was propagated is not needed any more.
     product.input_gradient(*packed, 0, propagated);
-    const Tensor some_grad_x = some(grad_x);
+    const Tensor grad_x = some(grad_fused);
     Tensor some_grad_gate = some(grad_gate);
     torch::stable::copy_(some_grad_gate,
-                         *propagation.backward(propagated, some(affinity), need_fused ? &some_grad_x : nullptr, true));
+                         *propagation.backward(propagated, some(affinity), need_fused ? &grad_x : nullptr, true));
   });
   if (needs[kOut] && batch == 0) grads[kOut] = torch::stable::new_zeros(out_weight, {outputs, 2 * channels, 1, 1});
   if (!need_gate) return grads;
@@ -359,12 +390,13 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
   keep(kGate + 3, of_gate[4], expand_bias);
   if (!need_fused) return grads;
 
-  const NormGradients fuse = differentiated(fuse_norm, fused, fuse_statistics, training, grad_x, &of_gate[0]);
+  const NormGradients fuse =
+      differentiate(fuse_norm, fused, fuse_statistics, training, grad_fused, &of_gate[0], grad_fused);
   keep(kFuseNorm, fuse.weight, fuse_norm_weight);
   keep(kFuseNorm + 1, fuse.bias, fuse_norm_bias);
-  Pointwise product(kBackward, fuse.x, fuse_weight);
+  Pointwise product(kBackward, grad_fused, fuse_weight);
   for (const Tensor& map : maps) product.add_source(map);
-  product.problem.output = Pointwise::describe(fuse.x);
+  product.problem.output = Pointwise::describe(grad_fused);
   if (needs[kFuse]) {
     Tensor weight_parts = product.weight_parts();
     product.weight_gradient(weight_parts);
@@ -374,7 +406,7 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
     // A norm by the maps' own statistics takes any bias away.
     const bool own = norm.has_value() && (training || *norm == "instance");
     grads[kFuseBias] = own ? torch::stable::new_zeros(fuse_weight, {channels})
-                           : torch::stable::sum(fuse.x, std::array<int64_t, 3>{0, 2, 3});
+                           : torch::stable::sum(grad_fused, std::array<int64_t, 3>{0, 2, 3});
   }
   if (!any(kMaps, kFuse)) return grads;
   const Tensor transposed = product.pack_for_gradient();

@@ -23,7 +23,6 @@ from pyeqgan.ops import _library
 
 # Operations that are composed of others and of torch's own, without a slot of their own.
 COMPOSED = {
-    "equalization_fusion": "torch's 1×1 products and norms around bilateral_propagation",
     "multiscale_contrastive_loss": "contrastive_loss within and across scales",
 }
 

@@ -53,9 +53,8 @@ inline Vec<A> squash(const Vec<A>& x) {
   return Vec<A>(A(1)) / (fmadd(bounded, Vec<A>(A(0)), Vec<A>(A(1))) + x.neg().exp_u20());
 }
 
-// Reads channels [channel, channel + channels) of an image, times their gates if there are any, and their sigmoid if
-// `squashed`, `halo` rows around the band included.
-template <class T, bool squashed>
+// Reads channels, times their gates if there are any, `halo` rows around the band included.
+template <class T>
 void read_band(const Problem& p, const Band& band, int64_t halo, const T* from, const Strides& s, int64_t channels,
                const Acc<T>* gate, const Planes<Acc<T>>& planes) {
   using A = Acc<T>;
@@ -72,11 +71,27 @@ void read_band(const Problem& p, const Band& band, int64_t halo, const T* from, 
         A* to = planes.at(band, r, w) + c * planes.plane();
         const T* square = from + c * s.c + r * s.h + w * s.w;
         read_square(square, Side{columns, s.w}, Side{count, s.c}, [&](int64_t i, const Vec<A>& value) {
-          const Vec<A> v = gate == nullptr ? value : value * Vec<A>(gate[c + i]);
-          (squashed ? squash(v) : v).store(to + i * planes.plane(), columns);
+          (gate == nullptr ? value : value * Vec<A>(gate[c + i])).store(to + i * planes.plane(), columns);
         });
       });
     });
+  }
+}
+
+// The sigmoid of the channels in `from`, with one row around the band; 0 stays outside the map. In place, if wanted.
+template <class A>
+void squash_band(const Problem& p, const Band& band, int64_t channels, const Planes<A>& from, const Planes<A>& to) {
+  for (int64_t r = band.first - 1; r < band.last + 1; ++r) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const A* row = from.at(band, r, 0) + c * from.plane();
+      A* squashed = to.at(band, r, 0) + c * to.plane();
+      if (r < 0 || r >= p.height) {
+        std::fill(squashed, squashed + p.width, A(0));
+        continue;
+      }
+      for (int64_t w = 0; w < p.width; w += kLanes<A>)
+        squash(Vec<A>::loadu(row + w)).store(squashed + w, std::min(kLanes<A>, p.width - w));
+    }
   }
 }
 

@@ -15,7 +15,7 @@ struct BilateralPropagation {
   const void* gate;  // T (B,C) contiguous, or null
   void* y;           // T (B,2C,H,W)
   Strides y_strides;
-  void* affinity;  // A (B,9,H,W) contiguous; written by forward, read by backward
+  void* affinity;  // A (B,9,H,W) contiguous; written by range, read by blend and backward
 
   // Backward only.
   const void* grad_y;  // T, strides of its own
@@ -29,18 +29,19 @@ struct BilateralPropagation {
   int64_t channel_block() const { return x_strides.c == 1 ? 64 : 16; }
   int64_t channel_blocks() const { return (channels + channel_block() - 1) / channel_block(); }
   int64_t band_rows() const {
-    const int64_t rows = width == 0 ? 1 : 1024 / width;
+    const int64_t rows = width == 0 ? 1 : 2048 / width;
     return rows < 8 ? 8 : rows > 32 ? 32 : rows;
   }
   int64_t bands() const { return (height + band_rows() - 1) / band_rows(); }
 };
 
 // Each function handles items [begin, end): a `spatial` item is one image and channel block, a `range` item one image
-// and band of rows. Backward runs all spatial items before the first range item.
+// and band of rows; `blend` is `range` with the affinity of an earlier pass. Backward runs all spatial items before the
+// first range item.
 struct BilateralPropagationKernels {
   using Run = void (*)(const BilateralPropagation&, int64_t begin, int64_t end);
   struct Typed {
-    Run spatial, range, spatial_backward, range_backward;
+    Run spatial, range, blend, spatial_backward, range_backward;
   } f32, f64, bf16, f16;
 };
 

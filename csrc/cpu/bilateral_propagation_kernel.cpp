@@ -8,7 +8,8 @@ namespace {
 
 template <class T>
 constexpr pyeqgan::cpu::BilateralPropagationKernels::Typed kernels() {
-  return {spatial_items<T, false>, range_items<T>, spatial_items<T, true>, range_backward_items<T>};
+  return {spatial_items<T, false>, range_items<T, false>, range_items<T, true>, spatial_items<T, true>,
+          range_backward_items<T>};
 }
 
 }  // namespace

@@ -57,26 +57,33 @@ void write_blend(const Problem& p, const Band& band, int64_t channel, int64_t ch
   }
 }
 
-template <class T>
+// With `known` affinity only the blend.
+template <class T, bool known>
 void range_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const int64_t block = std::min(p.channel_block(), p.channels);
-  Planes<A> planes(p, block, 1), similarity(p, 5, 1);
+  Planes<A> values(p, block, 1), squashed(p, known ? 0 : block, 1), similarity(p, known ? 0 : 5, 1);
   Scratch<A> gate(block);
   for (int64_t item = begin; item < end; ++item) {
     const Band band(p, item);
-    const T* x = static_cast<const T*>(p.x) + band.image * p.x_strides.b;
-    similarity.clear();
-    for_parts(p.channels, block, [&](int64_t channel, int64_t channels) {
+    const auto read = [&](int64_t channel, int64_t channels) {
+      const T* x = static_cast<const T*>(p.x) + band.image * p.x_strides.b + channel * p.x_strides.c;
       gates<T>(p, band.image, channel, channels, gate.get());
-      read_band<T, true>(p, band, 1, x + channel * p.x_strides.c, p.x_strides, channels, gate.get(), planes);
-      correlate<4>(p, band, std::max<int64_t>(band.first - 1, 0), band.last, channels, planes, planes, similarity);
-    });
-    write_affinity<T>(p, band, similarity);
+      read_band<T>(p, band, 1, x, p.x_strides, channels, gate.get(), values);
+    };
+    if constexpr (!known) {
+      similarity.clear();
+      for_parts(p.channels, block, [&](int64_t channel, int64_t channels) {
+        read(channel, channels);
+        squash_band(p, band, channels, values, squashed);
+        const int64_t top = std::max<int64_t>(band.first - 1, 0);
+        correlate<4>(p, band, top, band.last, channels, squashed, squashed, similarity);
+      });
+      write_affinity<T>(p, band, similarity);
+    }
     for_parts(p.channels, block, [&](int64_t channel, int64_t channels) {
-      gates<T>(p, band.image, channel, channels, gate.get());
-      read_band<T, false>(p, band, 1, x + channel * p.x_strides.c, p.x_strides, channels, gate.get(), planes);
-      write_blend<T>(p, band, channel, channels, planes);
+      if (known || p.channels > block) read(channel, channels);
+      write_blend<T>(p, band, channel, channels, values);
     });
   }
 }

@@ -32,26 +32,30 @@ class RangeBackward {
   }
 
  private:
-  const T* x(const Band& band, int64_t channel) const {
-    return static_cast<const T*>(p_.x) + band.image * p_.x_strides.b + channel * p_.x_strides.c;
-  }
-
-  const T* grad_y(const Band& band, int64_t channel) const {
-    const Strides& s = p_.grad_y_strides;
-    return static_cast<const T*>(p_.grad_y) + band.image * s.b + (p_.channels + channel) * s.c;
+  // Where a pixel lies in x and its gradients.
+  int64_t image(const Band& band, int64_t channel, int64_t r, int64_t w) const {
+    const Strides& s = p_.x_strides;
+    return band.image * s.b + channel * s.c + r * s.h + w * s.w;
   }
 
   // The rows of the map whose pixels are in the band or its neighbours.
   int64_t first_row(const Band& band) const { return std::max<int64_t>(band.first - 1, 0); }
   int64_t last_row(const Band& band) const { return std::min(band.last + 1, p_.height); }
 
+  void read(const Band& band, int64_t channel, int64_t channels) {
+    gates<T>(p_, band.image, channel, channels, gate_.get());
+    const Strides& s = p_.grad_y_strides;
+    const T* grad_y = static_cast<const T*>(p_.grad_y) + band.image * s.b + (p_.channels + channel) * s.c;
+    read_band<T>(p_, band, 2, static_cast<const T*>(p_.x) + image(band, channel, 0, 0), p_.x_strides, channels,
+                 gate_.get(), values_);
+    read_band<T>(p_, band, 1, grad_y, s, channels, nullptr, grads_);
+  }
+
   // da_ij = Σ_c g_ic v_jc.
   void correlate_gradients(const Band& band) {
     dz_.clear();
     for_parts(p_.channels, block_, [&](int64_t channel, int64_t channels) {
-      gates<T>(p_, band.image, channel, channels, gate_.get());
-      read_band<T, false>(p_, band, 2, x(band, channel), p_.x_strides, channels, gate_.get(), values_);
-      read_band<T, false>(p_, band, 1, grad_y(band, channel), p_.grad_y_strides, channels, nullptr, grads_);
+      read(band, channel, channels);
       correlate<0>(p_, band, first_row(band), last_row(band), channels, grads_, values_, dz_);
     });
   }
@@ -84,17 +88,16 @@ class RangeBackward {
   }
 
   void gather(const Band& band, int64_t channel, int64_t channels) {
-    gates<T>(p_, band.image, channel, channels, gate_.get());
-    read_band<T, true>(p_, band, 1, x(band, channel), p_.x_strides, channels, gate_.get(), values_);
-    read_band<T, false>(p_, band, 1, grad_y(band, channel), p_.grad_y_strides, channels, nullptr, grads_);
+    if (p_.channels > block_) read(band, channel, channels);
+    squash_band(p_, band, channels, values_, values_);
     std::fill(gate_sums_.get(), gate_sums_.get() + block_ * kLanes<A>, A(0));
     for (int64_t r = band.first; r < band.last; ++r) {
       for_parts(channels, kLanes<A>, [&](int64_t c, int64_t count) {
         for_parts(p_.width, kLanes<A>, [&](int64_t w, int64_t columns) {
-          Vec<A> shares[9], pulls[9], square[kLanes<A>];
+          Vec<A> shares[9], pulls[9], square[kLanes<A>] = {};
           gather_weights(band, r, w, shares, pulls);
           gather_square(band, r, w, c, count, shares, pulls, square);
-          finish_square(band, r, w, channel, c, Side{columns, p_.x_strides.w}, Side{count, p_.x_strides.c}, square);
+          finish_square(image(band, channel + c, r, w), c, columns, count, square);
         });
       });
     }
@@ -123,30 +126,33 @@ class RangeBackward {
     }
   }
 
-  // Adds the gradient of the spatial term to the square of channel + c, and makes of it the gradients asked for.
-  void finish_square(const Band& band, int64_t r, int64_t w, int64_t channel, int64_t c, Side lanes, Side lines,
-                     Vec<A>* square) const {
+  // Adds the gradient of the spatial term to a square, and makes of it the gradients asked for: as it lies in memory.
+  void finish_square(int64_t at, int64_t c, int64_t columns, int64_t channels, Vec<A>* square) const {
     const Strides& s = p_.x_strides;
-    const int64_t at = band.image * s.b + (channel + c) * s.c + r * s.h + w * s.w;
-    read_square(static_cast<const A*>(p_.grad_v) + at, lanes, lines,
-                [&](int64_t i, const Vec<A>& value) { square[i] = square[i] + value; });
-    if (p_.grad_gates != nullptr)
-      read_square(static_cast<const T*>(p_.x) + at, lanes, lines, [&](int64_t i, const Vec<A>& value) {
-        alignas(64) A inside[kLanes<A>] = {};
-        square[i].store(inside, lanes.count);
-        A* sum = gate_sums_.get() + (c + i) * kLanes<A>;
-        fmadd(Vec<A>::loadu(inside), value, Vec<A>::loadu(sum)).store(sum);
-      });
-    if (p_.grad_x != nullptr)
-      write_square(static_cast<T*>(p_.grad_x) + at, lanes, lines,
-                   [&](int64_t i) { return square[i] * Vec<A>(gate_.get()[c + i]); });
+    const bool planar = s.w == 1;
+    if (!planar) transpose<A>(square);
+    const Side lanes{planar ? columns : channels, 1};
+    const Side lines = planar ? Side{channels, s.c} : Side{columns, s.w};
+    for (int64_t i = 0; i < lines.count; ++i, at += lines.stride) {
+      const Vec<A> grad_v = square[i] + load(static_cast<const A*>(p_.grad_v) + at, lanes.count);
+      if (p_.grad_gates != nullptr) {
+        A* sum = gate_sums_.get() + (planar ? (c + i) * kLanes<A> : c);
+        const Vec<A> x = load(static_cast<const T*>(p_.x) + at, lanes.count);
+        fmadd(grad_v, x, Vec<A>::loadu(sum)).store(sum, lanes.count);
+      }
+      if (p_.grad_x != nullptr) {
+        const Vec<A> gate = planar ? Vec<A>(gate_.get()[c + i]) : load(gate_.get() + c, channels);
+        store(static_cast<T*>(p_.grad_x) + at, grad_v * gate, lanes.count);
+      }
+    }
   }
 
+  // The sums of a planar image's channels are those of their vectors.
   void totals(A* to, int64_t channels) const {
+    const int64_t lanes = p_.x_strides.w == 1 ? kLanes<A> : 1;
     for (int64_t i = 0; i < channels; ++i) {
-      const A* lanes = gate_sums_.get() + i * kLanes<A>;
       to[i] = 0;
-      for (int64_t l = 0; l < kLanes<A>; ++l) to[i] += lanes[l];
+      for (int64_t l = 0; l < lanes; ++l) to[i] += gate_sums_.get()[i * lanes + l];
     }
   }
 

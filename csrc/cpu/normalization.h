@@ -19,7 +19,7 @@ struct Normalization {
   void *mean, *var;           // A (B,C) or (C)
   const void *weight, *bias;  // A (C) or null
   const void* x;              // T (B,C,pixels); without normalisation y
-  void* y;                    // T
+  void* y;                    // T; null if only pooled is wanted
   void* pooled;               // A (B,chunks,C): sums of y over pixels; or null
 
   // Gradient only.

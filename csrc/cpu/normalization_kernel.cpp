@@ -118,7 +118,7 @@ void forward_items(const Problem& p, int64_t begin, int64_t end) {
       run.each([&](int64_t at, int64_t n) {
         const Vec<A> z = at::vec::fmadd(affine.normalised(load(x + at, n)), affine.weight, affine.bias);
         const Vec<A> value = activate(z, p.activation, slope);
-        store(y + at, value, n);
+        if (y != nullptr) store(y + at, value, n);
         if (p.pooled != nullptr) sum = sum + first(value, n);
       });
       if (p.pooled != nullptr)

@@ -331,6 +331,6 @@ def _gate(
     expand_weight: Tensor,
     expand_bias: Tensor | None,
 ) -> Tensor:
-    """The channel gate (B,C) of squeeze and excitation: sigmoid(expand(relu(reduce(mean)))), of the mean over pixels."""
+    """The channel gate (B,C) of squeeze and excitation: sigmoid(expand(relu(reduce(mean))))."""
     squeezed = F.relu(F.linear(mean, reduce_weight.flatten(1), reduce_bias))
     return torch.sigmoid(F.linear(squeezed, expand_weight.flatten(1), expand_bias))
