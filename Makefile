@@ -10,7 +10,8 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench bench-pytest bench-compare clean
+.PHONY: help install demo test test-all test-asan test-tsan fuzz lint format bench bench-pytest bench-compare \
+	bench-instructions bench-instructions-update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -42,6 +43,15 @@ test: $(STAMP) ## run the test suite
 test-all: $(STAMP) ## run the test suite with the slow tests
 	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto -m "slow or not slow" $(ARGS)
 
+test-asan: $(STAMP) ## run the operations' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/python tests/sanitizers/address.py $(ARGS)
+
+test-tsan: $(STAMP) ## run every compiled operation under ThreadSanitizer
+	$(BIN)/python tests/sanitizers/thread.py
+
+fuzz: $(STAMP) ## search for arguments that an operation does not stand; EXAMPLES=4000 of each kind
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),4000) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow tests/fuzz $(ARGS)
+
 lint: $(STAMP) ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,6 +71,12 @@ bench-pytest: $(STAMP) ## the same cases under pytest-benchmark; ARGS='-k local_
 
 bench-compare: $(STAMP) ## BASE=<commit>: build it and the working tree, run both in turns, fail if the latter is slower
 	$(BIN)/python -m pyeqgan.benchmarks.compare $(or $(BASE),$(error BASE=<commit> says what to compare with)) $(ARGS)
+
+bench-instructions: $(STAMP) ## count the kernels' instructions, fail where they are more than recorded (valgrind)
+	$(BIN)/python benchmarks/callgrind/gate.py
+
+bench-instructions-update: $(STAMP) ## record the kernels' instructions
+	$(BIN)/python benchmarks/callgrind/gate.py --update
 
 clean: ## remove everything make has made
 	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

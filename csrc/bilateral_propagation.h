@@ -72,11 +72,13 @@ class BilateralPropagation {
                               ? *grad_x
                               : torch::stable::empty({p.batch, p.channels, p.height, p.width}, accumulation,
                                                      std::nullopt, x_.device(), std::nullopt, memory_format_of(x_));
-    const Tensor shares = torch::stable::new_empty(x_, {p.batch, p.bands(), need_gate ? p.channels : 0}, accumulation);
+    const bool none = p.height == 0 || p.width == 0;
+    const Tensor shares =
+        torch::stable::new_empty(x_, {p.batch, none ? 0 : p.bands(), need_gate ? p.channels : 0}, accumulation);
     p.grad_x = grad_x == nullptr ? nullptr : grad_x->mutable_data_ptr();
     p.grad_v = grad_v.mutable_data_ptr();
     p.grad_gates = need_gate ? shares.mutable_data_ptr() : nullptr;
-    if (p.height > 0 && p.width > 0) {
+    if (!none) {
       run(kernels_.spatial_backward, p.batch * p.channel_blocks());
       run(kernels_.range_backward, p.batch * p.bands());
     }

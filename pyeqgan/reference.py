@@ -97,8 +97,8 @@ def _unpatch(columns: Tensor, shape: Sequence[int], grid: Sequence[int]) -> Tens
 
 
 def spatial_radius(sigma: float, radius: int | None) -> int:
-    """The truncation radius of the spatial Gaussian: ``ceil(5·sigma)`` unless given."""
-    return math.ceil(5 * sigma) if radius is None else radius
+    """The truncation radius of the spatial Gaussian: ``ceil(5·sigma)`` unless given; no map is larger than 2³¹."""
+    return math.ceil(min(5 * sigma, 2.0**31)) if radius is None else radius
 
 
 def spatial_matrix(size: int, sigma: float, radius: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:

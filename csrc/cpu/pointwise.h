@@ -38,7 +38,7 @@ struct Pointwise {
   void* grad_weight;  // T like weight
 
   // How the work is cut: by shape alone, so that results do not depend on the number of threads.
-  static constexpr int64_t kBlock = 256;  // pixels
+  static constexpr int64_t kBlock = 512;  // pixels
   static constexpr int64_t kSpan = 4;     // output panels an item of weight_gradient works on
   int64_t blocks() const { return (pixels + kBlock - 1) / kBlock; }
 };

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+FLOAT32 = torch.finfo(torch.float32)
 
 
 def fail(op: str, argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
@@ -50,33 +51,72 @@ def tensor(
         fail(op, argument, f"device {device}", value.device)
 
 
+def not_empty(op: str, argument: str, value: Tensor) -> None:
+    """Check that no size of a weight is 0."""
+    if 0 in value.shape:
+        fail(op, argument, "sizes >= 1", f"shape {tuple(value.shape)}")
+
+
 def _shape(sizes: Sequence[int | str]) -> str:
     return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
 
 
 def number(op: str, argument: str, value: float, *, positive: bool = False, minimum: float | None = None) -> float:
-    """Check a finite real number, optionally > 0 or >= ``minimum``, and return it as a float."""
+    """Check a finite real number, optionally > 0 or >= ``minimum``, and return it as a float.
+
+    It must also be one in float32, which the kernels compute in: neither infinite there nor, if positive, zero.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         fail(op, argument, "a number", type(value).__name__, TypeError)
-    if not math.isfinite(value) or (positive and value <= 0) or (minimum is not None and value < minimum):
+    # Written so that NaN fails and an integer of any size is compared, not converted.
+    if not abs(value) < math.inf or (positive and value <= 0) or (minimum is not None and value < minimum):
         bound = " > 0" if positive else f" >= {minimum:g}" if minimum is not None else ""
         fail(op, argument, f"a finite number{bound}", value)
+    if abs(value) > FLOAT32.max or (positive and value < FLOAT32.tiny):
+        fail(op, argument, "a number in the range of float32", value)
     return float(value)
 
 
-def integer(op: str, argument: str, value: int, *, minimum: int | None = None) -> int:
-    """Check an integer, optionally >= ``minimum``."""
+def integer(
+    op: str, argument: str, value: int, *, minimum: int | None = None, maximum: int = torch.iinfo(torch.int64).max
+) -> int:
+    """Check an integer that int64 can hold, optionally >= ``minimum`` and <= ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         fail(op, argument, "an integer", type(value).__name__, TypeError)
     if minimum is not None and value < minimum:
         fail(op, argument, f"an integer >= {minimum}", value)
+    if value > maximum or value < torch.iinfo(torch.int64).min:
+        fail(op, argument, f"an integer <= {maximum}" if value > 0 else "an integer of int64", value)
     return value
+
+
+def flag(op: str, argument: str, value: bool) -> None:
+    """Check True or False."""
+    if not isinstance(value, bool):
+        fail(op, argument, "True or False", type(value).__name__, TypeError)
+
+
+def sequence(op: str, argument: str, value: Sequence[Any], items: str) -> None:
+    """Check a list or tuple; ``items`` says of what."""
+    if not isinstance(value, list | tuple):
+        fail(op, argument, f"a list or tuple of {items}", type(value).__name__, TypeError)
+
+
+def scale_weights(op: str, weights: Sequence[float] | None, scales: int) -> list[float]:
+    """Check one weight >= 0 for each scale of a pyramid and return them; None stands for 1 each."""
+    if weights is None:
+        return [1.0] * scales
+    sequence(op, "scale_weights", weights, "numbers")
+    if len(weights) != scales:
+        fail(op, "scale_weights", f"{scales} numbers, one a scale", len(weights))
+    return [number(op, "scale_weights", w, minimum=0) for w in weights]
 
 
 def choice(op: str, argument: str, value: str | None, choices: Sequence[str | None]) -> None:
     """Check that ``value`` is one of ``choices``."""
     if value not in choices:
-        fail(op, argument, "one of " + ", ".join(repr(c) for c in choices), repr(value))
+        got = repr(value) if value is None or isinstance(value, str) else type(value).__name__
+        fail(op, argument, "one of " + ", ".join(repr(c) for c in choices), got)
 
 
 def readable(value: Tensor) -> bool:

@@ -29,6 +29,7 @@ def check_norm(
     ``prefix`` stands before the argument names of an operation that has several norms ("fuse_", "out_").
     """
     check.choice(op, "norm", norm, (None, "batch", "instance"))
+    check.flag(op, "training", training)
     arguments = {
         f"{prefix}norm_weight": weight,
         f"{prefix}norm_bias": bias,

@@ -15,6 +15,7 @@ from pyeqgan.ops import _library as library
 from pyeqgan.ops._graph import asked_for
 
 NAME = "activated_conv2d"
+MAX_PADDING = 2**16  # beyond it the output's size would leave int64 sooner than memory
 
 
 def activated_conv2d(
@@ -35,7 +36,7 @@ def activated_conv2d(
         bias: (Co,) or None.
         activation: None, "relu", "leaky_relu" or "tanh", applied to x first.
         negative_slope: of the leaky ReLU; ≥ 0.
-        padding: pixels on every side; ≥ 0, and < H, W for "reflect".
+        padding: pixels on every side; in [0, 2¹⁶], and < H, W for "reflect".
         padding_mode: "reflect", "zeros" or "replicate".
 
     Returns:
@@ -56,11 +57,12 @@ def activated_conv2d(
     check.tensor(NAME, "x", x, shape=("B", "C", "H", "W"))
     x, weight, bias = library.autocast(x, weight, bias)
     check.tensor(NAME, "weight", weight, shape=("Co", x.shape[1], "kh", "kw"), dtype=x.dtype, device=x.device)
+    check.not_empty(NAME, "weight", weight)
     if bias is not None:
         check.tensor(NAME, "bias", bias, shape=weight.shape[:1], dtype=x.dtype, device=x.device)
     check.choice(NAME, "activation", activation, (None, "relu", "leaky_relu", "tanh"))
     negative_slope = check.number(NAME, "negative_slope", negative_slope, minimum=0)
-    check.integer(NAME, "padding", padding, minimum=0)
+    check.integer(NAME, "padding", padding, minimum=0, maximum=MAX_PADDING)
     check.choice(NAME, "padding_mode", padding_mode, tuple(reference.PADDING_MODES))
     height, width = x.shape[2:]
     least = padding + 1 if padding_mode == "reflect" else 1

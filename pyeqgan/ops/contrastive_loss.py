@@ -94,6 +94,7 @@ def contrastive_loss(
             check.tensor(NAME, "key_ids", key_ids, shape=keys.shape[:1], **rows)
     check.choice(NAME, "mode", mode, ("per_positive", "supcon"))
     check.choice(NAME, "reduction", reduction, ("mean", "sum", "none"))
+    check.flag(NAME, "normalize", normalize)
     check.integer(NAME, "ignore_index", ignore_index)
     temperature = _check_temperature(temperature, queries)
     check.no_forward_mode(NAME, queries, keys, temperature)

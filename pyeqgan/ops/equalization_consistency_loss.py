@@ -46,8 +46,7 @@ def equalization_consistency_loss(
     cosine with weights 1 is (ours).
     """
     for name, features in (("equalized", equalized), ("decoded", decoded)):
-        if isinstance(features, Tensor):
-            check.fail(NAME, name, "a list of (B,C,H,W) tensors", "one tensor", TypeError)
+        check.sequence(NAME, name, features, "(B,C,H,W) tensors")
     if len(equalized) != len(decoded) or not len(equalized):
         check.fail(NAME, "decoded", f"as many scales as equalized ({len(equalized)}), at least one", len(decoded))
     for i, (e, d) in enumerate(zip(equalized, decoded, strict=True)):
@@ -55,7 +54,8 @@ def equalization_consistency_loss(
         check.tensor(NAME, f"decoded[{i}]", d, shape=e.shape)
     device = equalized[0].device
     dtype = equalized[0].dtype
-    if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    if autocast and dtype != torch.float64:
         equalized, decoded, dtype = (
             [e.float() for e in equalized],
             [d.float() for d in decoded],
@@ -64,10 +64,7 @@ def equalization_consistency_loss(
     for name, features in (("equalized", equalized), ("decoded", decoded)):
         for i, f in enumerate(features):
             check.tensor(NAME, f"{name}[{i}]", f, dtype=dtype, device=device)
-    weights = [1.0] * len(equalized) if scale_weights is None else list(scale_weights)
-    if len(weights) != len(equalized):
-        check.fail(NAME, "scale_weights", f"{len(equalized)} numbers, one a scale", len(weights))
-    weights = [check.number(NAME, "scale_weights", w, minimum=0) for w in weights]
+    weights = check.scale_weights(NAME, scale_weights, len(equalized))
     check.choice(NAME, "distance", distance, ("cosine", "l1", "l2"))
     check.choice(NAME, "detach", detach, (None, "equalized", "decoded"))
     check.no_forward_mode(NAME, *equalized, *decoded)

@@ -153,6 +153,7 @@ def _check_parameters(parameters: list[Tensor | None], inputs: int, x: Tensor) -
         if value is not None or name.endswith("weight"):
             rank = ("outputs", "inputs", 1, 1) if name.endswith("weight") else ("outputs",)
             check.tensor(NAME, name, value, shape=rank, dtype=x.dtype, device=x.device)  # type: ignore[arg-type]
+            check.not_empty(NAME, name, value)  # type: ignore[arg-type]
     fuse, fuse_bias, reduce, reduce_bias, expand, expand_bias, out = parameters
     assert fuse is not None and reduce is not None and expand is not None and out is not None
     channels, squeezed = fuse.shape[0], reduce.shape[0]

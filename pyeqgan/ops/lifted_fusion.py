@@ -75,6 +75,7 @@ def lifted_fusion(
 
 def check_grid(grid: Sequence[int], height: int, width: int) -> tuple[int, int]:
     """Check that the map is the grid enlarged by one whole factor."""
+    check.sequence(NAME, "grid", grid, "two integers (h, w)")
     if len(grid) != 2:
         check.fail(NAME, "grid", "two integers (h, w)", tuple(grid))
     rows, columns = (check.integer(NAME, "grid", g, minimum=1) for g in grid)
@@ -117,7 +118,17 @@ def _backward_oracle(
     )
     if need_base:
         grad_base = grad_base.contiguous(memory_format=library.memory_format_of(base))
-    return grad_base, grad_references.contiguous(), grad_weights.contiguous()
+    if need_references:
+        grad_references = _empty_references(base, references).copy_(grad_references)
+    return grad_base, grad_references, grad_weights.contiguous()
+
+
+def _empty_references(base: Tensor, references: Tensor) -> Tensor:
+    """An uninitialised tensor of the references' shape, each image in the memory format of base."""
+    batch, count, channels, height, width = references.shape
+    if library.memory_format_of(base) != torch.channels_last:
+        return references.new_empty(references.shape)
+    return references.new_empty((batch, count, height, width, channels)).permute(0, 1, 4, 2, 3)
 
 
 def _backward_fake(
@@ -134,7 +145,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         library.empty_image(base, base.shape[1]) if need_base else base.new_empty(0),
-        base.new_empty(references.shape if need_references else 0),
+        _empty_references(base, references) if need_references else base.new_empty(0),
         base.new_empty(weights.shape if need_weights else 0),
     )
 

@@ -52,7 +52,7 @@ def multiscale_contrastive_loss(
     Pissas et al., "Multi-scale and Cross-scale Contrastive Learning for Semantic Segmentation", ECCV 2022. Sampling
     per image and class is (ours).
     """
-    weights = _check(features, labels, scale_weights, cross_scale, cross_weight, max_pixels)
+    weights = _check(features, labels, scale_weights, cross_scale, cross_weight, max_pixels, generator)
     scales = [reference.pixels_of_scale(f, labels, ignore_index, max_pixels, generator) for f in features]
 
     def loss(queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor] | tuple[None, None]) -> Tensor:
@@ -70,24 +70,29 @@ def _check(
     cross_scale: Sequence[tuple[int, int]],
     cross_weight: float,
     max_pixels: int | None,
+    generator: torch.Generator | None,
 ) -> list[float]:
-    if isinstance(features, Tensor) or not len(features):
+    if not isinstance(features, list | tuple) or not features:
         check.fail(NAME, "features", "a non-empty list of (B,D,h,w) tensors", type(features).__name__, TypeError)
     check.tensor(NAME, "labels", labels, shape=("B", "H", "W"), dtype=torch.int64)
     for i, f in enumerate(features):
         shape = (labels.shape[0], "D", "h", "w")
         check.tensor(NAME, f"features[{i}]", f, shape=shape, device=labels.device)
         check.tensor(NAME, f"features[{i}]", f, dtype=features[0].dtype)
-        if f[0:1, 0:1].numel() and not labels[0:1].numel():
+        if any(size > 0 and of_labels == 0 for size, of_labels in zip(f.shape[2:], labels.shape[1:], strict=True)):
             check.fail(NAME, "labels", "H and W >= 1", f"shape {tuple(labels.shape)}")
-    weights = [1.0] * len(features) if scale_weights is None else list(scale_weights)
-    if len(weights) != len(features):
-        check.fail(NAME, "scale_weights", f"{len(features)} numbers, one a scale", len(weights))
-    weights = [check.number(NAME, "scale_weights", w, minimum=0) for w in weights]
+    weights = check.scale_weights(NAME, scale_weights, len(features))
+    check.sequence(NAME, "cross_scale", cross_scale, "pairs of scale indices")
     for pair in cross_scale:
+        check.sequence(NAME, "cross_scale", pair, "two scale indices")
         if len(pair) != 2 or not all(isinstance(i, int) and 0 <= i < len(features) for i in pair):
             check.fail(NAME, "cross_scale", f"pairs of scale indices in [0, {len(features)})", pair)
     check.number(NAME, "cross_weight", cross_weight, minimum=0)
     if max_pixels is not None:
         check.integer(NAME, "max_pixels", max_pixels, minimum=1)
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            check.fail(NAME, "generator", "a torch.Generator", type(generator).__name__, TypeError)
+        if generator.device.type != labels.device.type:
+            check.fail(NAME, "generator", f"device {labels.device}", generator.device)
     return weights

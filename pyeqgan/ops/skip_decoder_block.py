@@ -87,6 +87,7 @@ def skip_decoder_block(
             )
         channels = channels + skip.shape[1]
     check.tensor(NAME, "weight", weight, shape=("Co", channels, 3, 3), dtype=x.dtype, device=x.device)
+    check.not_empty(NAME, "weight", weight)
     features = weight.shape[0]
     if bias is not None:
         check.tensor(NAME, "bias", bias, shape=(features,), dtype=x.dtype, device=x.device)
