@@ -72,7 +72,7 @@ class Pointwise {
   using Run = cpu::PointwiseKernels::Run;
 
   // Work items of a weight gradient: enough to keep threads busy.
-  static constexpr int64_t kItems = 16;
+  static constexpr int64_t kItems = 8;
 
   int64_t items() const { return problem.batch * problem.blocks(); }
   int64_t spans() const { return divide_up(divide_up(problem.out_channels, kernels_.panel), cpu::Pointwise::kSpan); }
