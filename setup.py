@@ -105,7 +105,7 @@ class BuildNative(build_ext):
         csrc = ROOT / "csrc"
         jobs: list[tuple[Path, Path, list[str]]] = []
 
-        for source in sorted((csrc / "cpu").glob("*_kernel.cpp")):
+        for source in sorted((csrc / "cpu").rglob("*_kernel.cpp")):
             for name, isa in CAPABILITIES.items():
                 macros = [f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}"]
                 jobs.append((source, work / f"{source.stem}.{name}.o", [*cxx, *flags, *macros, *isa]))
@@ -122,7 +122,8 @@ class BuildNative(build_ext):
             link = [f"-L{libraries}", "-l:libcudart_static.a", "-ldl", "-lrt", "-lpthread"]
 
         stable = [f"-DTORCH_TARGET_VERSION={TARGET_VERSION}"]
-        glue = [*sorted(csrc.glob("*.cpp")), csrc / "cpu/channel_gate.cpp", csrc / "cpu/dispatch.cpp"]
+        plain = (s for s in (csrc / "cpu").rglob("*.cpp") if not s.stem.endswith("_kernel"))
+        glue = [*sorted(csrc.glob("*.cpp")), *sorted(plain)]
         if compiler:
             glue.append(csrc / "cuda/glue.cpp")
         for source in glue:

@@ -6,9 +6,11 @@ The raw numbers go to ``<results>/<machine>/<date>.json``; the report of that fo
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="default: %(default)s")
     options = parser.parse_args(given)
     where = machine.environment()
-    target = options.results / machine.label(where) / f"{where['date'].replace(':', '')}.json"
     capability = os.environ.get("ATEN_CPU_CAPABILITY")
+    label = "-".join(filter(None, (machine.label(where), capability)))
+    target = options.results / label / f"{where['date'].replace(':', '')}.json"
+    if capability:  # what torch.compile keeps for one instruction set breaks a process that runs another
+        cache = Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}-{capability}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     told = [
         a for a, before in zip(given, ["", *given], strict=False) if "--results" not in (before, a.partition("=")[0])
     ]

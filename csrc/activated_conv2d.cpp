@@ -1,5 +1,4 @@
-// Glue of activated_conv2d. The contract is in pyeqgan/ops/activated_conv2d.py, the maths in cpu/convolution_kernel.cpp
-// and cpu/convolution_weight_kernel.cpp.
+// Glue of activated_conv2d. The contract is in pyeqgan/ops/activated_conv2d.py, the maths in cpu/convolution.
 #include <tuple>
 
 #include "convolution.h"

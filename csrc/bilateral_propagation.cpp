@@ -1,5 +1,5 @@
 // Glue of bilateral_propagation: tensors to pointers, sizes and strides, and back. The contract is in
-// pyeqgan/ops/bilateral_propagation.py, the maths in cpu/bilateral_propagation_kernel.cpp.
+// pyeqgan/ops/bilateral_propagation.py, the maths in cpu/bilateral_propagation.
 #include "bilateral_propagation.h"
 
 #include <tuple>

@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "check.h"
-#include "cpu/bilateral_propagation.h"
+#include "cpu/bilateral_propagation/bilateral_propagation.h"
 
 namespace pyeqgan {
 

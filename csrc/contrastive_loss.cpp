@@ -1,6 +1,6 @@
 // Glue of contrastive_loss: results allocated, kernels run in their order. The contract is in
-// pyeqgan/ops/contrastive_loss.py, the maths in cpu/contrastive_loss_*_kernel.cpp.
-#include "cpu/contrastive_loss.h"
+// pyeqgan/ops/contrastive_loss.py, the maths in cpu/contrastive_loss.
+#include "cpu/contrastive_loss/contrastive_loss.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "contrastive_groups.h"
-#include "cpu/contrastive_loss.h"
+#include "cpu/contrastive_loss/contrastive_loss.h"
 #include "pair_schedule.h"
 
 namespace pyeqgan {

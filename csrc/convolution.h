@@ -9,7 +9,7 @@
 #include <string>
 
 #include "check.h"
-#include "cpu/convolution.h"
+#include "cpu/convolution/convolution.h"
 
 namespace pyeqgan {
 

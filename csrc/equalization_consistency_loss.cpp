@@ -1,6 +1,6 @@
 // Glue of equalization_consistency_loss: tensors to pointers and sizes, and back. The contract is in
-// pyeqgan/ops/equalization_consistency_loss.py, the maths in cpu/equalization_consistency_loss_kernel.cpp.
-#include "cpu/equalization_consistency_loss.h"
+// pyeqgan/ops/equalization_consistency_loss.py, the maths in cpu/consistency_loss.
+#include "cpu/consistency_loss/equalization_consistency_loss.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,13 +1,13 @@
 // Glue of equalization_fusion: its products, norms, gate and propagation, one after the other, the propagated features
-// for a few images at a time. The contract is in pyeqgan/ops/equalization_fusion.py; the maths in cpu/pointwise.h,
-// cpu/normalization.h, cpu/channel_gate.h and cpu/bilateral_propagation.h.
+// for a few images at a time. The contract is in pyeqgan/ops/equalization_fusion.py; the maths in cpu/convolution
+// (pointwise, normalization), cpu/fusion/channel_gate.cpp and cpu/bilateral_propagation.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 #include <vector>
 
 #include "bilateral_propagation.h"
-#include "cpu/channel_gate.h"
+#include "cpu/fusion/channel_gate.h"
 #include "normalization.h"
 #include "pointwise.h"
 

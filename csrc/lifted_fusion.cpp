@@ -1,5 +1,5 @@
 // Glue of lifted_fusion: tensors to pointers, sizes and strides, and back. The contract is in
-// pyeqgan/ops/lifted_fusion.py, the maths in cpu/lifted_fusion_kernel.cpp.
+// pyeqgan/ops/lifted_fusion.py, the maths in cpu/fusion.
 #include "lifted_fusion.h"
 
 #include <torch/csrc/stable/library.h>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "check.h"
-#include "cpu/lifted_fusion.h"
+#include "cpu/fusion/lifted_fusion.h"
 
 namespace pyeqgan {
 

@@ -1,6 +1,6 @@
 // Glue of local_fusion: finds the matches, then blends as a lifted fusion on the grid itself. The contract is in
-// pyeqgan/ops/local_fusion.py, the maths in cpu/local_fusion_kernel.cpp and cpu/lifted_fusion_kernel.cpp.
-#include "cpu/local_fusion.h"
+// pyeqgan/ops/local_fusion.py, the maths in cpu/fusion.
+#include "cpu/fusion/local_fusion.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "convolution.h"
-#include "cpu/normalization.h"
+#include "cpu/convolution/normalization.h"
 
 namespace pyeqgan {
 

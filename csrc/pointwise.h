@@ -2,7 +2,7 @@
 #pragma once
 
 #include "convolution.h"
-#include "cpu/pointwise.h"
+#include "cpu/convolution/pointwise.h"
 
 namespace pyeqgan {
 

@@ -1,5 +1,5 @@
 // Glue of skip_decoder_block: the convolution of the upsampled x and the skip, then normalisation and activation. The
-// contract is in pyeqgan/ops/skip_decoder_block.py, the maths in cpu/convolution.h and cpu/normalization.h.
+// contract is in pyeqgan/ops/skip_decoder_block.py, the maths in cpu/convolution.
 #include <tuple>
 
 #include "convolution.h"

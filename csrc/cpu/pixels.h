@@ -87,14 +87,4 @@ inline void load_bias(const T* bias, int64_t channel, int64_t channels, Acc<T>* 
     to[i] = static_cast<A>(bias[channel + i]);
 }
 
-// What padding reads for position i of a line of `size` elements: the index of an element, or -1 for zero, also beyond
-// the padding.
-inline int64_t padded_index(int64_t i, int64_t size, int64_t padding, pyeqgan::cpu::Padding mode) {
-  using pyeqgan::cpu::Padding;
-  if (i >= 0 && i < size) return i;
-  if (i < -padding || i >= size + padding || mode == Padding::kZeros) return -1;
-  if (mode == Padding::kReplicate) return i < 0 ? 0 : size - 1;
-  return i < 0 ? -i : 2 * (size - 1) - i;
-}
-
 }  // namespace

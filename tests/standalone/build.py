@@ -51,7 +51,7 @@ def build(folder: Path, flags: Sequence[str] = ()) -> Path:
 
 def compiled(objects: Path) -> list[Path]:
     """The objects of all of csrc but CUDA and the Python module; by their sources, as older objects may lie about."""
-    kernels = [f"{p.stem}.{isa}" for p in (ROOT / "csrc/cpu").glob("*_kernel.cpp") for isa in ISAS]
+    kernels = [f"{p.stem}.{isa}" for p in (ROOT / "csrc/cpu").rglob("*_kernel.cpp") for isa in ISAS]
     others = [p for p in (ROOT / "csrc").rglob("*.cpp") if not p.stem.endswith("_kernel") and p.stem != "module"]
     glue = [f"{p.parent.name}.{p.stem}" for p in others if p.parent.name != "cuda"]
     return [objects / f"{name}.o" for name in (*kernels, *glue)]
