@@ -126,7 +126,7 @@ def test_many_blocks_of_several_tiles(m, n, d, mode):
     seed_everything()
     q, labels = torch.randn(m, d), random_labels(m, 5)
     keys = (None, None) if n is None else (torch.randn(n, d), random_labels(n, 5))
-    upstream = torch.randn(m)
+    upstream = torch.rand(m) + 0.5  # of one sign: the temperature's gradient is a sum over rows
     exact = (q.double(), labels, None if n is None else keys[0].double(), keys[1])
     truth = results(plain, *exact, upstream, mode=mode)
     found, expected = (results(f, q, labels, *keys, upstream, mode=mode) for f in (ours, plain))
