@@ -18,24 +18,6 @@ namespace {
 constexpr char kName[] = "contrastive_loss";
 constexpr char kBackward[] = "contrastive_loss_backward";
 
-const cpu::ContrastiveRowsKernels::Typed& rows_kernels(const Tensor& x, const char* op) {
-  const cpu::ContrastiveRowsKernels& table = PYEQGAN_CHOOSE(cpu::pyeqgan_contrastive_rows);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return table.f32;
-    case ScalarType::Double:
-      return table.f64;
-    case ScalarType::BFloat16:
-      return table.bf16;
-    case ScalarType::Half:
-      return table.f16;
-    default:
-      PYEQGAN_CHECK(false, op, "queries", "float32, float64, bfloat16 or float16",
-                    torch::headeronly::toString(x.scalar_type()));
-      return table.f32;
-  }
-}
-
 template <class Table>
 const typename Table::Typed& kernels_of(const Table& table, ScalarType accumulation) {
   return accumulation == ScalarType::Double ? table.f64 : table.f32;
@@ -47,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& queries, const 
                                                    std::string mode, bool normalize, int64_t ignore_index,
                                                    const std::optional<Tensor>& query_ids,
                                                    const std::optional<Tensor>& key_ids) {
-  const auto& rows = rows_kernels(queries, kName);
+  const auto& rows = of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_contrastive_rows), queries.scalar_type(), kName);
   ContrastiveWork work(
       {kName, queries, query_labels, keys, key_labels, temperature, mode, normalize, ignore_index, query_ids, key_ids});
   cpu::ContrastiveLoss& p = work.problem;
@@ -84,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_loss_, const Tens
                                             const std::optional<Tensor>& key_ids, const Tensor& boundary_,
                                             const Tensor& weight_, const Tensor& /*count: known from the labels*/,
                                             bool need_queries, bool need_keys, bool need_temperature) {
-  const auto& rows = rows_kernels(queries, kBackward);
+  const auto& rows = of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_contrastive_rows), queries.scalar_type(), kBackward);
   ContrastiveWork work({kBackward, queries, query_labels, keys, key_labels, temperature, mode, normalize, ignore_index,
                         query_ids, key_ids});
   cpu::ContrastiveLoss& p = work.problem;

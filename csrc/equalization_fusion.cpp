@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "bilateral_propagation.h"
-#include "cpu/fusion/channel_gate.h"
+#include "channel_gate.h"
 #include "normalization.h"
 #include "pointwise.h"
 
@@ -89,72 +89,6 @@ std::vector<Tensor> maps_of(const char* op, const Tensor& structure, const Tenso
   check_weight(op, "out_weight", out, structure, out.size(0), 2 * fused);
   return maps;
 }
-
-// The gate's numbers in the accumulation dtype, and the call of its kernel.
-class Gate {
- public:
-  Gate(const Tensor& pooled, int64_t pixels, const Tensor& reduce_weight, const Optional& reduce_bias,
-       const Tensor& expand_weight, const Optional& expand_bias)
-      : dtype_(pooled.scalar_type()),
-        pixels_(pixels),
-        pooled_(pooled),
-        reduce_weight_(wide(reduce_weight)),
-        expand_weight_(wide(expand_weight)) {
-    if (reduce_bias.has_value()) reduce_bias_ = wide(*reduce_bias);
-    if (expand_bias.has_value()) expand_bias_ = wide(*expand_bias);
-  }
-
-  // (B,C) in the accumulation dtype.
-  Tensor forward() {
-    gate_ = torch::stable::empty_like(pooled_);
-    call([](const auto& gate) { gate.forward(); });
-    return *gate_;
-  }
-
-  // The gradients of pooled and of the four parameters.
-  std::array<Tensor, 5> backward(const Tensor& gate, const Tensor& grad_gate) {
-    gate_ = wide(gate), grad_gate_ = wide(grad_gate);
-    const int64_t channels = expand_weight_.size(0), squeezed = expand_weight_.size(1);
-    grads_ = {torch::stable::empty_like(pooled_), zeros({squeezed, channels, 1, 1}), zeros({squeezed}),
-              zeros({channels, squeezed, 1, 1}), zeros({channels})};
-    call([](const auto& gate) { gate.backward(); });
-    return {grads_[0], grads_[1], grads_[2], grads_[3], grads_[4]};
-  }
-
- private:
-  Tensor wide(const Tensor& x) const { return torch::stable::contiguous(torch::stable::to(x, dtype_)); }
-  Tensor zeros(torch::headeronly::IntHeaderOnlyArrayRef sizes) const {
-    return torch::stable::new_zeros(pooled_, sizes);
-  }
-
-  template <class F>
-  void call(const F& f) const {
-    dtype_ == ScalarType::Double ? f(describe<double>()) : f(describe<float>());
-  }
-
-  template <class A>
-  cpu::ChannelGate<A> describe() const {
-    const auto data = [](const Optional& x) {
-      return x.has_value() ? static_cast<A*>(x->mutable_data_ptr()) : nullptr;
-    };
-    const auto grad = [&](size_t i) { return i < grads_.size() ? data(grads_[i]) : nullptr; };
-    cpu::ChannelGate<A> g{};
-    g.batch = pooled_.size(0), g.pixels = pixels_, g.channels = expand_weight_.size(0),
-    g.squeezed = expand_weight_.size(1);
-    g.pooled = data(pooled_), g.reduce_weight = data(reduce_weight_), g.reduce_bias = data(reduce_bias_);
-    g.expand_weight = data(expand_weight_), g.expand_bias = data(expand_bias_);
-    g.gate = data(gate_), g.grad_gate = data(grad_gate_);
-    g.grad_pooled = grad(0), g.grad_reduce_weight = grad(1), g.grad_reduce_bias = grad(2);
-    g.grad_expand_weight = grad(3), g.grad_expand_bias = grad(4);
-    return g;
-  }
-
-  ScalarType dtype_;
-  int64_t pixels_;
-  Tensor pooled_, reduce_weight_, expand_weight_;
-  Optional reduce_bias_, expand_bias_, gate_, grad_gate_;
-  std::vector<Tensor> grads_;
-};
 
 // One of the two norms with its activation: what it needs to be run in either direction.
 struct Norm {
@@ -263,9 +197,9 @@ Results forward(const Tensor& structure, const Tensor& texture, const Optional& 
 
   const Tensor pooled =
       torch::stable::sum(activate(fuse_norm, fused, fuse_statistics, nullptr), std::array<int64_t, 1>{1});
-  const Tensor gate =
-      torch::stable::to(Gate(pooled, height * width, reduce_weight, reduce_bias, expand_weight, expand_bias).forward(),
-                        structure.scalar_type());
+  const Tensor gate = torch::stable::to(
+      ChannelGate(pooled, height * width, reduce_weight, reduce_bias, expand_weight, expand_bias).forward(),
+      structure.scalar_type());
 
   const Tensor mixed = empty_image(structure, out_weight.size(0), height, width);
   const Tensor affinity = BilateralPropagation(kName, fused, gate, sigma, radius).affinity();
@@ -381,9 +315,9 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
   if (needs[kOut] && batch == 0) grads[kOut] = torch::stable::new_zeros(out_weight, {outputs, 2 * channels, 1, 1});
   if (!need_gate) return grads;
 
-  const std::array<Tensor, 5> of_gate =
-      Gate(torch::stable::contiguous(pooled), height * width, reduce_weight, reduce_bias, expand_weight, expand_bias)
-          .backward(gate, grad_gate);
+  const std::array<Tensor, 5> of_gate = ChannelGate(torch::stable::contiguous(pooled), height * width, reduce_weight,
+                                                    reduce_bias, expand_weight, expand_bias)
+                                            .backward(gate, grad_gate);
   keep(kGate, of_gate[1], reduce_weight);
   keep(kGate + 1, of_gate[2], reduce_bias);
   keep(kGate + 2, of_gate[3], expand_weight);

@@ -13,23 +13,6 @@ namespace {
 
 constexpr char kName[] = "local_fusion";
 
-cpu::LocalFusionKernels::Run kernel(ScalarType dtype) {
-  const cpu::LocalFusionKernels& table = PYEQGAN_CHOOSE(cpu::pyeqgan_local_fusion);
-  switch (dtype) {
-    case ScalarType::Float:
-      return table.f32;
-    case ScalarType::Double:
-      return table.f64;
-    case ScalarType::BFloat16:
-      return table.bf16;
-    case ScalarType::Half:
-      return table.f16;
-    default:
-      PYEQGAN_CHECK(false, kName, "base", "float32, float64, bfloat16 or float16", torch::headeronly::toString(dtype));
-      return table.f32;
-  }
-}
-
 std::tuple<Tensor, Tensor> local_fusion(const Tensor& base, const Tensor& references, const Tensor& weights,
                                         const Tensor& positions) {
   PYEQGAN_CHECK(base.dim() == 4, kName, "base", "shape (B, C, H, W)", shape_of(base));
@@ -37,7 +20,7 @@ std::tuple<Tensor, Tensor> local_fusion(const Tensor& base, const Tensor& refere
   cpu::LiftedFusion& p = f.problem;
   f.matches = torch::stable::new_empty(f.positions, {p.batch, p.references, p.selected});
   int64_t* matches = static_cast<int64_t*>(f.matches.mutable_data_ptr());
-  const auto match = kernel(base.scalar_type());
+  const auto match = of_dtype(PYEQGAN_CHOOSE(cpu::pyeqgan_local_fusion), base.scalar_type(), kName);
   torch::stable::parallel_for(0, p.batch * p.references * cpu::match_blocks(p), 1,
                               [&](int64_t begin, int64_t end) { match(p, matches, begin, end); });
   p.matches = matches;
