@@ -179,24 +179,57 @@ def test_wrong_requests_are_told(tmp_path):
     assert old.read_text() == "kept"
 
 
-class Slowed(compare.Side):
-    """A side that takes half as long again as it does."""
+class Told:
+    """A side whose cases take the seconds it is told, give or take 5 %, whatever the machine is doing."""
+
+    def __init__(self, name: str, seconds: float, seed: int, problem: str = "") -> None:
+        self.name = name
+        self._seconds = seconds
+        self._draw = random.Random(seed)
+        self._answer = {"problem": problem} if problem else {"error": 0.0}
+
+    def ask(self, **request):
+        return self._answer
 
     def seconds(self, repeats: int = 1) -> float:
-        return 1.5 * super().seconds(repeats)
+        return self._seconds * self._draw.gauss(1, 0.05)
+
+
+def local_fusions():
+    return [(i, c) for i, c in enumerate(cases(tiny=True)) if c.operation == "local_fusion"]
+
+
+def verdict(base: float, head: float, chosen=None, problem: str = "") -> int:
+    """What a comparison says of two sides that take so many seconds."""
+    seed = seed_everything()
+    sides = Told("base", base, seed), Told("head", head, seed + 1, problem)
+    return compare.compare_all(*sides, local_fusions() if chosen is None else chosen, rounds=60, budget=5)
 
 
 def test_a_slowdown_is_found_and_noise_is_not(capsys):
-    chosen = [(i, c) for i, c in enumerate(cases(tiny=True)) if c.operation == "local_fusion"]
-    base, head = (kind(name, ROOT, 1, "forward", "tiny") for kind, name in ((compare.Side, "base"), (Slowed, "head")))
+    assert verdict(base=1, head=1.5) == 1
+    assert "SLOWER" in capsys.readouterr().out
+    assert verdict(base=1, head=1) == verdict(base=1.5, head=1) == 0
+    assert "SLOWER" not in capsys.readouterr().out
+
+
+def test_a_comparison_of_nothing_or_of_what_fails_is_no_success(capsys):
+    assert verdict(base=1, head=1, chosen=[]) == 1
+    assert verdict(base=1, head=1, problem="it does not run") == 1
+    assert "not on head: it does not run" in capsys.readouterr().out
+
+
+def test_two_processes_run_the_cases_in_turn(capsys):
+    """Not a word on their times: on a busy machine anything may come out."""
+    sides = [compare.Side(name, ROOT, 1, "forward", "tiny") for name in ("base", "head")]
     try:
-        assert compare.compare_all(base, head, chosen, rounds=9, budget=5) == 1
-        assert "SLOWER" in capsys.readouterr().out
-        assert compare.compare_all(head, base, chosen, rounds=9, budget=5) == 0
-        assert compare.compare_all(base, head, [], rounds=9, budget=5) == 1, "nothing ran"
+        compare.compare_all(*sides, local_fusions(), rounds=3, budget=5)
     finally:
-        base.close()
-        head.close()
+        for side in sides:
+            side.close()
+    told = capsys.readouterr().out
+    assert f"{len(local_fusions())} compared, " in told and "0 failed on head" in told
+    assert [side.process.returncode for side in sides] == [0, 0]
 
 
 def test_copies_for_a_comparison_leave_the_checkout_alone(tmp_path):
