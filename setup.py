@@ -27,6 +27,8 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 # The instruction sets at::vec knows. Without the macros it takes a slow generic path silently.
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512", *AVX2]
+# The one source that commands the matrix unit; what calls it asks whether there is one.
+MATRIX_UNIT = {"matrix_unit.cpp": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"] if X86 else []}
 CAPABILITIES = {"DEFAULT": [], "AVX2": AVX2 if X86 else [], "AVX512": AVX512 if X86 else []}
 
 DEFAULT_ARCHS = "8.0;8.6;8.9;9.0a+PTX"
@@ -127,7 +129,7 @@ class BuildNative(build_ext):
         if compiler:
             glue.append(csrc / "cuda/glue.cpp")
         for source in glue:
-            extra = list(stable)
+            extra = [*stable, *MATRIX_UNIT.get(source.name, [])]
             if source.name == "module.cpp":
                 extra = [
                     f"-I{pybind11.get_include()}",

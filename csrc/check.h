@@ -13,6 +13,7 @@
 #include <initializer_list>
 #include <string>
 
+#include "cpu/dispatch.h"
 #include "cpu/strides.h"
 
 namespace pyeqgan {
@@ -71,6 +72,13 @@ const auto& of_dtype(const Table& table, ScalarType dtype, const char* op) {
 // float64 for float64, float32 for everything narrower.
 inline ScalarType accumulation_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Whether the matrix unit multiplies numbers of this dtype (cpu/matrix_unit.h): not if there is none, nor where so few
+// as `narrowest` channels meet that it would be idle.
+inline bool takes_limbs(ScalarType dtype, int64_t narrowest) {
+  const bool narrow = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+  return narrow && narrowest >= 16 && cpu::capability() == cpu::Capability::kAmx;
 }
 
 // The memory format an output takes over from x, decided by x's strides: torch._prims_common.suggest_memory_format.

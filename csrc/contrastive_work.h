@@ -76,6 +76,7 @@ class ContrastiveWork {
     problem.normalize = a.normalize;
     problem.supcon = a.mode == "supcon";
     problem.self = !a.keys.has_value();
+    problem.limbs = takes_limbs(a.queries.scalar_type(), problem.channels);
     // Rows wide enough for whole panels and an odd number of cache lines apart: the columns of a power of two would
     // share few sets of the cache.
     const int64_t line = 64 / element();
@@ -93,16 +94,20 @@ class ContrastiveWork {
   const Tensor& keys() const { return keys_; }
   ScalarType accumulation() const { return accumulation_; }
 
-  // Uninitialised numbers of the accumulation dtype, `width` a row of a side.
-  void* buffer(const cpu::ContrastiveSide& side, int64_t width = 1) {
-    buffers_.push_back(torch::stable::new_empty(queries_, {side.padded(), width}, accumulation_));
-    return buffers_.back().mutable_data_ptr();
-  }
+  // Uninitialised numbers of the accumulation dtype, or of another, `width` a row of a side.
+  void* buffer(const cpu::ContrastiveSide& side, int64_t width = 1) { return buffer(side, width, accumulation_); }
 
-  // Packs the rows of both sides; everything else must have been described.
+  // Packs the rows of both sides; what is wanted of them must have been described.
   void pack(cpu::ContrastiveRowsKernels::Run kernel) {
-    if (problem.self) problem.keys = problem.queries;
+    int out_of_range = 0;
+    problem.out_of_range = &out_of_range;
+    lay_out();
     blocks(kernel);
+    if (out_of_range) {
+      problem.limbs = false;
+      lay_out();
+      blocks(kernel);
+    }
     const double bound = peak(problem.queries) * peak(problem.keys) / problem.temperature;
     problem.bounded = bound <= cpu::ContrastiveLoss::kBound;  // not with a NaN
   }
@@ -130,6 +135,11 @@ class ContrastiveWork {
   }
 
  private:
+  void* buffer(const cpu::ContrastiveSide& side, int64_t width, ScalarType dtype) {
+    buffers_.push_back(torch::stable::new_empty(queries_, {side.padded(), width}, dtype));
+    return buffers_.back().mutable_data_ptr();
+  }
+
   int64_t element() const { return accumulation_ == ScalarType::Double ? 8 : 4; }
 
   void group(const ContrastiveArguments& a) {
@@ -158,17 +168,46 @@ class ContrastiveWork {
     side.order = order.data();
     side.source = source.const_data_ptr();
     side.rows = buffer(side, problem.stride);
-    side.panels = buffer(side, problem.channels);
     side.norms = doubles(side.count);
     side.peaks = doubles(side.blocks());
     side.slopes = doubles(side.blocks());
+  }
+
+  // Room for the factors of the products, by vectors or by the matrix unit.
+  void lay_out() {
+    namespace unit = cpu::matrix_unit;
+    cpu::ContrastiveSide &queries = problem.queries, &keys = problem.keys;
+    const auto by_vectors = [&](cpu::ContrastiveSide& side) {
+      side.panels = buffer(side, problem.channels);
+      side.left = side.right = side.deep = nullptr;
+    };
+    // The other side's sums are products with this one's rows.
+    const auto by_limbs = [&](cpu::ContrastiveSide& side, bool left, bool right, bool deep) {
+      const int64_t columns = unit::steps(problem.channels) * unit::kDepth * unit::kLimbs;
+      const auto limbs = [&](bool needed) {
+        return needed ? static_cast<unit::Limb*>(buffer(side, columns, ScalarType::BFloat16)) : nullptr;
+      };
+      side.left = limbs(left), side.right = limbs(right), side.deep = limbs(deep);
+    };
+    if (!problem.limbs) {
+      by_vectors(queries);
+      if (!problem.self) by_vectors(keys);
+    } else if (problem.self) {
+      by_limbs(queries, true, true, queries.sums != nullptr);
+    } else {
+      by_limbs(queries, true, false, keys.sums != nullptr);
+      by_limbs(keys, false, true, queries.sums != nullptr);
+    }
+    if (problem.self) keys = queries;
   }
 
   // About 16 blocks, of which 8 threads find pairs that share none; but none too small for a product, nor so large that
   // the rows of a pair and their sums do not stay in the cache.
   int64_t block_size(int64_t count) const {
     const int64_t unit = count <= 512 ? 32 : 64;
-    const int64_t wanted = (count / 16 + unit - 1) / unit * unit;
+    // Limbs are more bytes and sooner multiplied: a block must serve more often once it is in the cache.
+    const int64_t fraction = problem.limbs ? std::min<int64_t>(count / 8, 256) : count / 16;
+    const int64_t wanted = (fraction + unit - 1) / unit * unit;
     const int64_t fitting = (288 << 10) / (problem.stride * element()) / unit * unit;
     return std::max(unit, std::min(wanted, fitting));
   }

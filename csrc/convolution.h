@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "cpu/convolution/convolution.h"
+#include "cpu/matrix_unit.h"
 
 namespace pyeqgan {
 
@@ -45,6 +46,7 @@ class Convolution {
     for (int64_t s = 0; s < p.source_count; ++s)
       if (!p.sources[s].upsampled) p.points_per_axis = 4;
     p.tile_rows = divide_up(p.height, 2), p.tile_columns = divide_up(p.width, 2);
+    p.limbs = takes_limbs(dtype_, std::min(p.in_channels, p.out_channels));
     const int64_t tiles = p.tile_rows * p.tile_columns;
     p.block_images = std::max<int64_t>(1, kTiles / std::max<int64_t>(tiles, 1));
     p.block_rows = p.tile_rows;
@@ -60,6 +62,7 @@ class Convolution {
     compute([&](const auto& kernels, const auto& weights, int64_t points, bool direct) {
       by_slabs(like, points, p.in_channels, p.out_channels, kernels.panel, [&] {
         run(weights.points, p.panel_count * divide_up(p.in_channels, cpu::kChannelRun));
+        const std::optional<Tensor> limbs = split(like, weights.split_points, points, p.in_channels);
         problem.output_span = p.blocks < kFewBlocks ? 1 : p.panel_count;
         run(kernels.output, p.blocks * divide_up(p.panel_count, p.output_span));
       });
@@ -75,6 +78,7 @@ class Convolution {
     compute([&](const auto& kernels, const auto& weights, int64_t points, bool direct) {
       by_slabs(like, points, p.out_channels, source.channels, kernels.panel, [&] {
         run(weights.transposed_points, p.panel_count * divide_up(p.out_channels, cpu::kChannelRun));
+        const std::optional<Tensor> limbs = split(like, weights.split_transposed, points, p.out_channels);
         run(kernels.input_gradient, image_runs() * divide_up(p.panel_count, p.input_span));
       });
     });
@@ -150,6 +154,23 @@ class Convolution {
       problem.first_panel = first, problem.panel_count = std::min(most, panels - first);
       f();
     }
+  }
+
+  // The limbs of the points of the panels at hand, to be kept as long as they are used; nothing if there are none.
+  std::optional<Tensor> split(const Tensor& like, Run kernel, int64_t points, int64_t depth) {
+    problem.point_limbs = nullptr;
+    if (!problem.limbs || kernel == nullptr) return std::nullopt;
+    namespace unit = cpu::matrix_unit;
+    const int64_t items = points * problem.panel_count;
+    // Of two sources each has its own last step.
+    const int64_t each = unit::deep_size(depth) + (problem.source_count - 1) * unit::deep_size(unit::kDepth);
+    const Tensor limbs = torch::stable::new_empty(like, {items, each}, ScalarType::BFloat16);
+    int out_of_range = 0;
+    problem.out_of_range = &out_of_range;
+    problem.point_limbs = limbs.mutable_data_ptr();
+    run(kernel, items);
+    if (out_of_range) problem.point_limbs = nullptr;
+    return limbs;
   }
 
   Tensor scratch(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) const {

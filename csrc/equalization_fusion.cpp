@@ -205,7 +205,7 @@ Results forward(const Tensor& structure, const Tensor& texture, const Optional& 
   const Tensor affinity = BilateralPropagation(kName, fused, gate, sigma, radius).affinity();
   const Statistics out_statistics =
       with_statistics(out_norm, mixed, training, out_running_mean, out_running_var, [&](const Optional& moments) {
-        Optional packed;
+        std::optional<Pointwise::Packed> packed;
         Features features(fused);
         for_images(fused, [&](int64_t first, int64_t count) {
           const auto some = [&](const Tensor& all) { return images(all, first, count); };
@@ -287,7 +287,8 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
 
   const Tensor grad_fused = torch::stable::empty_like(fused);
   const Tensor grad_gate = torch::stable::new_empty(fused, {batch, channels}, pooled.scalar_type());
-  Optional packed, parts;
+  std::optional<Pointwise::Packed> packed;
+  Optional parts;
   Features features(fused);
   for_images(fused, [&](int64_t first, int64_t count) {
     const auto some = [&](const Tensor& all) { return images(all, first, count); };
@@ -343,7 +344,7 @@ std::vector<Tensor> backward(const Tensor& grad_y_, const Tensor& structure, con
                            : torch::stable::sum(grad_fused, std::array<int64_t, 3>{0, 2, 3});
   }
   if (!any(kMaps, kFuse)) return grads;
-  const Tensor transposed = product.pack_for_gradient();
+  const Pointwise::Packed transposed = product.pack_for_gradient();
   for (size_t i = 0; i < maps.size(); ++i) {
     if (!needs[i]) continue;
     grads[i] = torch::stable::empty_like(maps[i]);

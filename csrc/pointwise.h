@@ -3,6 +3,7 @@
 
 #include "convolution.h"
 #include "cpu/convolution/pointwise.h"
+#include "cpu/matrix_unit.h"
 
 namespace pyeqgan {
 
@@ -19,6 +20,7 @@ class Pointwise {
     p.batch = like.size(0), p.pixels = like.size(2) * like.size(3);
     p.out_channels = weight_.size(0), p.in_channels = weight_.size(1);
     p.weight = weight_.const_data_ptr();
+    p.limbs = takes_limbs(like.scalar_type(), std::min(p.in_channels, p.out_channels));
   }
 
   cpu::Pointwise problem{};
@@ -34,17 +36,21 @@ class Pointwise {
   }
 
   // The weight as `output` or as `input_gradient` reads it, to be kept as long as they run.
-  Tensor pack_for_output() const { return pack(kernels_.pack); }
-  Tensor pack_for_gradient() const { return pack(kernels_.pack_gradient); }
+  struct Packed {
+    Tensor panels;
+    std::optional<Tensor> limbs;  // if the matrix unit can take them
+  };
+  Packed pack_for_output() const { return pack(kernels_.pack); }
+  Packed pack_for_gradient() const { return pack(kernels_.pack_gradient); }
 
-  void output(const Tensor& packed) {
-    problem.packed = const_cast<void*>(packed.const_data_ptr());
+  void output(const Packed& packed) {
+    use(packed);
     run(kernels_.output, items());
   }
 
   // The gradient of a source, dense in its layout.
-  void input_gradient(const Tensor& packed, int64_t target, const Tensor& grad) {
-    problem.packed = const_cast<void*>(packed.const_data_ptr());
+  void input_gradient(const Packed& packed, int64_t target, const Tensor& grad) {
+    use(packed);
     problem.target = target, problem.sources[target].grad = grad.mutable_data_ptr();
     run(kernels_.input_gradient, items());
   }
@@ -80,15 +86,27 @@ class Pointwise {
     return torch::stable::new_empty(like_, sizes, accumulation_dtype(like_.scalar_type()));
   }
 
-  Tensor pack(Run kernel) const {
+  Packed pack(Run kernel) const {
     cpu::Pointwise p = problem;
     const auto whole = [&](int64_t channels) { return divide_up(channels, kernels_.panel) * kernels_.panel; };
     int64_t size = 0;
     for (int64_t s = 0; s < p.source_count; ++s) size += whole(p.sources[s].channels) * whole(p.out_channels);
-    const Tensor packed = scratch({size});
-    p.packed = packed.mutable_data_ptr();
+    Packed packed{scratch({size}), std::nullopt};
+    if (p.limbs)
+      packed.limbs =
+          torch::stable::new_empty(like_, {cpu::matrix_unit::kLimbs * size}, torch::headeronly::ScalarType::BFloat16);
+    int out_of_range = 0;
+    p.out_of_range = &out_of_range;
+    p.packed = packed.panels.mutable_data_ptr();
+    p.packed_limbs = p.limbs ? packed.limbs->mutable_data_ptr() : nullptr;
     torch::stable::parallel_for(0, p.source_count, 1, [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+    if (out_of_range) packed.limbs.reset();
     return packed;
+  }
+
+  void use(const Packed& packed) {
+    problem.packed = packed.panels.mutable_data_ptr();
+    problem.packed_limbs = packed.limbs.has_value() ? packed.limbs->mutable_data_ptr() : nullptr;
   }
 
   void run(Run kernel, int64_t items) const {

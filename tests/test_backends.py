@@ -102,7 +102,7 @@ def test_a_missing_module_warns_once_and_runs_the_reference(tmp_path):
 
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same_answer(capability):
-    """ATEN_CPU_CAPABILITY chooses the object; each is compared with the oracle by the doctor."""
+    """ATEN_CPU_CAPABILITY chooses the object, and against the matrix unit; the doctor compares each with the oracle."""
     if not torch.backends.cpu.get_cpu_capability().lower().startswith("avx512") and capability == "avx512":
         pytest.skip("this processor has no AVX-512")
     code = (
@@ -137,6 +137,6 @@ def test_info_is_json():
     )
     report = json.loads(done.stdout)
     assert report["packages"]["torch"] == torch.__version__
-    assert report["cpu"]["capability"] in ("DEFAULT", "AVX2", "AVX512")
+    assert report["cpu"]["capability"] in ("DEFAULT", "AVX2", "AVX512", "AMX")
     assert report["operations"]["bilateral_propagation"]["cpu"]["backend"] == "native"
     assert "-O3" in report["build"]["flags"] or "-fsanitize" in report["build"]["flags"]

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "matrix_unit.h"
+
 namespace pyeqgan::cpu {
 namespace {
 
@@ -18,6 +20,7 @@ Capability probe() {
   const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
   if (wanted != nullptr && std::strcmp(wanted, "default") == 0) return Capability::kDefault;
   if (wanted != nullptr && std::strcmp(wanted, "avx2") == 0) return avx2 ? Capability::kAvx2 : Capability::kDefault;
+  if (avx512 && wanted == nullptr && has_matrix_unit()) return Capability::kAmx;
   return avx512 ? Capability::kAvx512 : avx2 ? Capability::kAvx2 : Capability::kDefault;
 }
 
@@ -30,6 +33,8 @@ Capability capability() {
 
 const char* capability_name() {
   switch (capability()) {
+    case Capability::kAmx:
+      return "AMX";
     case Capability::kAvx512:
       return "AVX512";
     case Capability::kAvx2:

@@ -3,15 +3,16 @@
 
 namespace pyeqgan::cpu {
 
-enum class Capability { kDefault, kAvx2, kAvx512 };
+enum class Capability { kDefault, kAvx2, kAvx512, kAmx };  // AMX: AVX-512 and its matrix unit
 
-// The widest instruction set that this processor has and ATEN_CPU_CAPABILITY (default, avx2, avx512) allows.
+// The best that this processor has and ATEN_CPU_CAPABILITY (default, avx2, avx512; unset for all) allows.
 Capability capability();
 const char* capability_name();
 
 template <class Table>
 const Table& choose(const Table& fallback, const Table& avx2, const Table& avx512) {
   switch (capability()) {
+    case Capability::kAmx:
     case Capability::kAvx512:
       return avx512;
     case Capability::kAvx2:

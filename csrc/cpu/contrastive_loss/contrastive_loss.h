@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../dispatch.h"
+#include "../matrix_unit.h"
 
 namespace pyeqgan::cpu {
 
@@ -17,7 +18,8 @@ struct ContrastiveSide {
   const int64_t* order;  // (count): their places in the tensor, sorted by label
   const void* source;    // T (·,D) contiguous
   void* rows;            // A (padded,stride): the rows in that order, normalised if asked, padded with zeros
-  void* panels;          // A (padded·D): the same, transposed block by block (see product.h)
+  void* panels;          // A (padded·D): the same, transposed block by block (see product.h); or null if there are
+                         // limbs
   double* norms;         // (count): ‖source‖
   double* peaks;         // (blocks): the largest ‖row‖
 
@@ -25,6 +27,10 @@ struct ContrastiveSide {
   void* sums;      // A (padded,stride): Σ G·(rows of the other side), or null if not needed; cleared by pack
   void* target;    // T (·,D): the gradient, or null if not needed
   double* slopes;  // (blocks): Σ row·(its gradient), by unpack
+
+  // Limbs of the rows (matrix_unit.h), each null where not needed: as left and as right factor of the scores, and as
+  // right factor of the products with G, of which the rows are the depth.
+  matrix_unit::Limb *left, *right, *deep;
 
   int64_t blocks() const { return (count + block - 1) / block; }
   int64_t padded() const { return blocks() * block; }
@@ -50,8 +56,10 @@ struct ContrastiveLoss {
   int64_t channels, stride;
   double temperature;
   bool normalize, supcon;
-  bool self;     // the keys are the queries: s is symmetric, and a pair of blocks stands for (I,J) and (J,I)
-  bool bounded;  // |s| <= kBound, so that e^s neither overflows nor vanishes
+  bool self;          // the keys are the queries: s is symmetric, and a pair of blocks stands for (I,J) and (J,I)
+  bool limbs;         // whether the matrix unit multiplies
+  int* out_of_range;  // set to 1 by pack if it cannot
+  bool bounded;       // |s| <= kBound, so that e^s neither overflows nor vanishes
   ContrastiveSide queries, keys;
 
   // Of each sorted query: its positives' range among the sorted keys; a range of `excluded`, the sorted places of the

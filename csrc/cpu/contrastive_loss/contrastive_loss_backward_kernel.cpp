@@ -78,10 +78,45 @@ void differentiate(const Problem& p, const Scores<A>& s) {
   }
 }
 
+namespace unit = pyeqgan::cpu::matrix_unit;
+
+// Limbs of a tile of G, as left factor or transposed.
+constexpr int64_t kGradientLimbs = unit::deep_size(kTile) * kTile / unit::kDepth;
+
+// The products of a tile with the rows by the matrix unit; false, and nothing done, if a number is out of its range.
+inline bool multiply_by_limbs(const Problem& p, const Scores<float>& s, unit::Limb* left, unit::Limb* transposed) {
+  const bool for_queries = p.queries.sums != nullptr, for_keys = p.keys.sums != nullptr && (!p.self || s.mirrored);
+  const int64_t left_step = unit::left_size(s.rows()), step = unit::deep_size(unit::kDepth);
+  const int64_t transposed_panel = unit::deep_size(s.rows());
+  const float* g = s.row(s.first_row);
+  for (int64_t j = 0, k = 0; j < s.columns(); j += unit::kDepth, ++k) {
+    const int64_t columns = std::min(unit::kDepth, s.columns() - j);
+    if (for_queries && !unit::split_left(s.rows(), columns, g + j, s.kStride, left + k * left_step)) return false;
+    if (for_keys &&
+        !unit::split_transposed_left(s.rows(), columns, g + j, s.kStride, transposed + k * transposed_panel))
+      return false;
+  }
+  for (int64_t d = 0, k = 0; d < p.channels; d += unit::kDepth, ++k) {
+    const int64_t channels = p.channels - d;
+    if (for_queries)
+      unit::product(s.rows(), channels, s.columns(), left, left_step,
+                    p.keys.deep + k * unit::deep_size(p.keys.padded()) + s.first_column / unit::kDepth * step,
+                    static_cast<float*>(p.queries.sums) + s.first_row * p.stride + d, p.stride, true);
+    for (int64_t j = 0; for_keys && j < s.columns(); j += unit::kDepth)
+      unit::product(std::min(unit::kDepth, s.columns() - j), channels, s.rows(),
+                    transposed + j / unit::kDepth * transposed_panel, step,
+                    p.queries.deep + k * unit::deep_size(p.queries.padded()) + s.first_row / unit::kDepth * step,
+                    static_cast<float*>(p.keys.sums) + (s.first_column + j) * p.stride + d, p.stride, true);
+  }
+  return true;
+}
+
 template <class A>
-void differentiate_tile(const Problem& p, const Scores<A>& s) {
+void differentiate_tile(const Problem& p, const Scores<A>& s, unit::Limb* left, unit::Limb* transposed) {
   s.compute();
   p.bounded ? differentiate<A, true>(p, s) : differentiate<A, false>(p, s);
+  if constexpr (std::is_same_v<A, float>)
+    if (p.limbs && multiply_by_limbs(p, s, left, transposed)) return;
   const A* g = s.row(s.first_row);
   const A* queries = static_cast<const A*>(p.queries.rows) + s.first_row * p.stride;
   const A* keys = static_cast<const A*>(p.keys.rows) + s.first_column * p.stride;
@@ -95,7 +130,9 @@ void differentiate_tile(const Problem& p, const Scores<A>& s) {
 
 template <class A>
 void backward(const Problem& p, Pair pair) {
-  for_each_tile<A>(p, pair, [&](const Scores<A>& s) { differentiate_tile(p, s); });
+  const int64_t limbs = p.limbs ? kGradientLimbs : 0;
+  const Scratch<unit::Limb> left(limbs), transposed(limbs);
+  for_each_tile<A>(p, pair, [&](const Scores<A>& s) { differentiate_tile(p, s, left.get(), transposed.get()); });
 }
 
 template <class A>

@@ -25,6 +25,27 @@ double dot(const A* x, const A* y, int64_t n) {
   return total;
 }
 
+// The limbs of a block's rows, which lie `p.stride` apart; false if a number is out of range.
+inline bool split(const Problem& p, const Side& side, int64_t block, const float* rows) {
+  namespace unit = pyeqgan::cpu::matrix_unit;
+  const int64_t begin = side.begin(block), step = unit::deep_size(unit::kDepth);
+  bool in_range = true;
+  for (int64_t d = 0, k = 0; d < p.channels; d += unit::kDepth, ++k) {
+    const int64_t columns = std::min(unit::kDepth, p.channels - d);
+    if (side.left != nullptr)
+      in_range &= unit::split_left(side.block, columns, rows + d, p.stride,
+                                   side.left + k * unit::left_size(side.padded()) + begin / unit::kTile * unit::kBlock);
+    for (int64_t r = 0; side.right != nullptr && r < side.block; r += unit::kDepth)
+      in_range &= unit::split_transposed_right(
+          unit::kDepth, columns, rows + r * p.stride + d, p.stride,
+          side.right + (begin + r) / unit::kDepth * unit::deep_size(p.channels) + k * step);
+    if (side.deep != nullptr)
+      in_range &= unit::split_right(side.block, columns, rows + d, p.stride,
+                                    side.deep + k * unit::deep_size(side.padded()) + begin / unit::kDepth * step);
+  }
+  return in_range;
+}
+
 template <class T>
 void pack(const Problem& p, const Side& side, int64_t block) {
   using A = Acc<T>;
@@ -52,6 +73,12 @@ void pack(const Problem& p, const Side& side, int64_t block) {
   if (side.sums != nullptr) {
     A* sums = static_cast<A*>(side.sums) + begin * p.stride;
     std::fill(sums, sums + side.block * p.stride, A(0));
+  }
+  if constexpr (std::is_same_v<A, float>) {
+    if (p.limbs) {
+      if (!split(p, side, block, rows)) __atomic_store_n(p.out_of_range, 1, __ATOMIC_RELAXED);
+      return;
+    }
   }
   A* panel = static_cast<A*>(side.panels) + begin * p.channels;
   for (int64_t r = 0; r < side.block; r += kPanel<A>, panel += p.channels * kPanel<A>)

@@ -90,12 +90,30 @@ class Scores {
   void compute(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
     // Applied last: s_ij and s_ji are the same number to the last bit.
     const A scale = static_cast<A>(1 / p_.temperature);
+    if constexpr (std::is_same_v<A, float>)
+      if (p_.limbs) return compute_by_limbs(row, row_end, column, column_end, scale);
     row -= (row - first_row) % kTileRows;
     column -= (column - first_column) % kPanel<A>;
     product<A>(row_end - row, column_end - column, p_.channels,
                {static_cast<const A*>(p_.queries.rows) + row * p_.stride, p_.stride, 1},
                {static_cast<const A*>(p_.keys.panels) + column * p_.channels, kPanel<A>, kPanel<A> * p_.channels},
                this->row(row) + (column - first_column), kStride, &scale);
+  }
+
+  void compute_by_limbs(int64_t row, int64_t row_end, int64_t column, int64_t column_end, float scale) const {
+    namespace unit = pyeqgan::cpu::matrix_unit;
+    row -= (row - first_row) % unit::kTile;
+    column -= (column - first_column) % unit::kDepth;
+    for (int64_t c = column; c < column_end; c += unit::kDepth)
+      unit::product(row_end - row, column_end - c, p_.channels, p_.queries.left + row / unit::kTile * unit::kBlock,
+                    unit::left_size(p_.queries.padded()),
+                    p_.keys.right + c / unit::kDepth * unit::deep_size(p_.channels),
+                    this->row(row) + (c - first_column), kStride, false);
+    const int64_t width = column_end - column;
+    for (int64_t r = row; r < row_end; ++r)
+      for (A* s = this->row(r) + (column - first_column); s < this->row(r) + (column - first_column) + width;
+           s += kLanes<A>)
+        (Vec<A>::loadu(s) * Vec<A>(scale)).store(s);
   }
 
   // The first excluded key of query r that is not before these columns.

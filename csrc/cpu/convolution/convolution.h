@@ -42,8 +42,13 @@ struct Convolution {
   // channels. So many panels are worked on at a time that they stay near the processor.
   void* points;
   int64_t first_panel, panel_count;
-  const void* bias;  // T (out_channels) or null
-  void* output;      // T (B,out_channels,height,width)
+  // The limbs of the points (factors.h), of one source after the other or of all out_channels, if the matrix unit
+  // multiplies and they are in its range; else null.
+  void* point_limbs;
+  bool limbs;         // whether the matrix unit multiplies at all
+  int* out_of_range;  // set to 1 by split_points where limbs cannot be had
+  const void* bias;   // T (out_channels) or null
+  void* output;       // T (B,out_channels,height,width)
   Strides output_strides;
   Activation output_activation;
   void* statistics;  // A (B,blocks_per_image,2,out_channels): mean and sum of squared deviations; or null
@@ -81,6 +86,8 @@ struct ConvolutionWeightKernels {
     Run transposed_points;  // one of the target's panels and a run of out_channels
     Run points_gradient;    // a group, kInputSpan panels of the target and kOutputSpan panels of out_channels
     Run gradient;           // a panel of out_channels and a run of in_channels
+    Run split_points;       // a point and a panel of out_channels; null where the matrix unit is not used
+    Run split_transposed;   // a point and one of the target's panels; likewise
   } f32, f64, bf16, f16;
 };
 

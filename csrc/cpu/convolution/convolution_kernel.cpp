@@ -1,10 +1,23 @@
 // The output of a convolution and the gradient of its inputs, one block of tiles after another: pixels to points, a
 // product of channels at each point, points to pixels.
+#include "../factors.h"
 #include "../scratch.h"
 #include "convolution.h"
 #include "outputs.h"
 
 namespace {
+
+// The limbs of a point and panel (`item`) of the weight of one source; null if there are none.
+template <class A>
+inline const Limb* limbs_of_points(const Problem& p, int64_t item, int64_t source) {
+  if (p.point_limbs == nullptr) return nullptr;
+  int64_t each = 0, before = 0;
+  for (int64_t s = 0; s < p.source_count; ++s) {
+    if (s == source) before = each;
+    each += deep_panel<A>(true, p.sources[s].channels);
+  }
+  return static_cast<const Limb*>(p.point_limbs) + item * each + before;
+}
 
 template <class T>
 void output_items(const Problem& p, int64_t begin, int64_t end) {
@@ -14,6 +27,8 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t s = 0; s < p.source_count; ++s) input_panels += panels<A>(p.sources[s].channels);
   Scratch<A> pixels((2 * p.block_rows + 2) * (2 * p.tile_columns + 2) * kPanel<A>),
       inputs(points * input_panels * most * kPanel<A>), outputs(points * p.output_span * most * kPanel<A>);
+  const bool limbs = p.point_limbs != nullptr;
+  const Scratch<Limb> input_limbs(input_panels * left_panel<A>(limbs, most));
   Watch<A> watch(p);
   for (int64_t item = begin; item < end; ++item) {
     const Span span(p, p.output_span, item);
@@ -27,21 +42,22 @@ void output_items(const Problem& p, int64_t begin, int64_t end) {
       input += count * panel;
     }
     for (int64_t point = 0; point < points; ++point) {
-      for (int64_t o = 0; o < span.count; ++o) {
-        bool add = false;
-        input = inputs.get() + point * input_panels * panel;
-        for (int64_t s = 0; s < p.source_count; ++s) {
-          const Source& source = p.sources[s];
-          const int64_t row = (point * p.panel_count + span.first + o) * p.in_channels + source.offset;
-          const A* weight = static_cast<const A*>(p.points) + row * kPanel<A>;
-          if (present(p, source, point)) {
-            product<A, false>(block.tiles, p.out_channels - (p.first_panel + span.first + o) * kPanel<A>,
-                              source.channels, input, panel, weight, outputs.get() + (point * span.count + o) * panel,
-                              add);
-            add = true;
-          }
-          input += panels<A>(source.channels) * panel;
+      bool add = false;
+      int64_t first_panel = point * input_panels;
+      for (int64_t s = 0; s < p.source_count; ++s) {
+        const Source& source = p.sources[s];
+        input = inputs.get() + first_panel * panel;
+        const Limb* left = split<Role::kLeft>(limbs && present(p, source, point), block.tiles, source.channels, input,
+                                              panel, input_limbs.get());
+        for (int64_t o = 0; o < span.count && present(p, source, point); ++o) {
+          const int64_t item = point * p.panel_count + span.first + o;
+          multiply<A, false>(block.tiles, p.out_channels - (p.first_panel + span.first + o) * kPanel<A>,
+                             source.channels, input, panel, left,
+                             static_cast<const A*>(p.points) + (item * p.in_channels + source.offset) * kPanel<A>,
+                             limbs_of_points<A>(p, item, s), outputs.get() + (point * span.count + o) * panel, add);
         }
+        add |= present(p, source, point);
+        first_panel += panels<A>(source.channels);
       }
     }
     for (int64_t o = 0; o < span.count; ++o) {
@@ -91,6 +107,8 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   const int64_t window_size = (2 * p.block_rows + 2) * (2 * p.tile_columns + 2) * kPanel<A>;
   Scratch<A> pixels(window_size), windows(p.input_span * p.block_images * window_size),
       outputs(points * output_panels * most * kPanel<A>), inputs(points * p.input_span * most * kPanel<A>);
+  const bool limbs = p.point_limbs != nullptr;
+  const Scratch<Limb> output_limbs(output_panels * left_panel<A>(limbs, most));
   Watch<A> watch(p);
   for (int64_t item = begin; item < end; ++item) {
     const Span span(p, p.input_span, item);
@@ -101,12 +119,16 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
       load_grad_points<T>(p, block, 0, output_panels, pixels.get(), outputs.get());
       for (int64_t point = 0; point < points; ++point) {
         if (!present(p, source, point)) continue;
+        const A* output = outputs.get() + point * output_panels * panel;
+        const Limb* left = split<Role::kLeft>(limbs, block.tiles, p.out_channels, output, panel, output_limbs.get());
         for (int64_t i = 0; i < span.count; ++i) {
-          const int64_t row = (point * p.panel_count + span.first + i) * p.out_channels;
-          product<A, false>(block.tiles, source.channels - (p.first_panel + span.first + i) * kPanel<A>, p.out_channels,
-                            outputs.get() + point * output_panels * panel, panel,
-                            static_cast<const A*>(p.points) + row * kPanel<A>,
-                            inputs.get() + (point * span.count + i) * panel, false);
+          const int64_t row = point * p.panel_count + span.first + i;
+          const Limb* right =
+              limbs ? static_cast<const Limb*>(p.point_limbs) + row * deep_panel<A>(true, p.out_channels) : nullptr;
+          multiply<A, false>(block.tiles, source.channels - (p.first_panel + span.first + i) * kPanel<A>,
+                             p.out_channels, output, panel, left,
+                             static_cast<const A*>(p.points) + row * p.out_channels * kPanel<A>, right,
+                             inputs.get() + (point * span.count + i) * panel, false);
         }
       }
       const bool start = number == 0, end_of_map = number == p.blocks_per_image - 1;

@@ -1,5 +1,6 @@
 // The weight of a convolution at its points, and the weight's gradient: products of a source's points with those of the
 // output gradient, summed over runs of blocks.
+#include "../factors.h"
 #include "../scratch.h"
 #include "convolution.h"
 #include "windows.h"
@@ -111,6 +112,28 @@ void transposed_points_items(const Problem& p, int64_t begin, int64_t end) {
   }
 }
 
+// The limbs of the points that products read: those of each source by themselves, as its channels are their depth.
+template <class T, bool transposed>
+void split_items(const Problem& p, int64_t begin, int64_t end) {
+  using A = Acc<T>;
+  Source all{};
+  all.channels = p.out_channels;
+  const Source* sources = transposed ? &all : p.sources;
+  const int64_t count = transposed ? 1 : p.source_count, depth = transposed ? p.out_channels : p.in_channels;
+  int64_t each = 0;
+  for (int64_t s = 0; s < count; ++s) each += deep_panel<A>(true, sources[s].channels);
+  for (int64_t item = begin; item < end; ++item) {
+    Limb* to = static_cast<Limb*>(p.point_limbs) + item * each;
+    for (int64_t s = 0; s < count; to += deep_panel<A>(true, sources[s].channels), ++s) {
+      // What is not present has not been written, and is not read.
+      if (!present(p, p.sources[transposed ? p.target : s], item / p.panel_count)) continue;
+      const A* from = static_cast<const A*>(p.points) + (item * depth + sources[s].offset) * kPanel<A>;
+      if (split<Role::kRight>(true, sources[s].channels, kPanel<A>, from, 0, to) == nullptr)
+        __atomic_store_n(p.out_of_range, 1, __ATOMIC_RELAXED);
+    }
+  }
+}
+
 // The gradient of the taps between one panel of out_channels and in_channels [first, first + channels), from their
 // points: (channel, lane) at from[channel][lane], points `distance` apart, to be summed over `parts`, `part` apart.
 template <class T>
@@ -159,6 +182,8 @@ void points_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   Scratch<A> pixels((2 * p.block_rows + 2) * (2 * p.tile_columns + 2) * kPanel<A>),
       inputs(points * kInputSpan * most * kPanel<A>), outputs(points * kOutputSpan * most * kPanel<A>),
       own(alone ? points * kOutputSpan * kSpanChannels * kPanel<A> : 0);
+  const int64_t deep = deep_panel<A>(p.limbs, most);
+  const Scratch<Limb> input_limbs(kInputSpan * deep), output_limbs(kOutputSpan * deep);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / (output_spans * input_spans);
     const int64_t first_input = item / output_spans % input_spans * kInputSpan;
@@ -180,13 +205,22 @@ void points_gradient_items(const Problem& p, int64_t begin, int64_t end) {
       load_grad_points<T>(p, block, first_output, output_count, pixels.get(), outputs.get());
       for (int64_t point = 0; point < points; ++point) {
         if (!present(p, source, point)) continue;
+        const A* input = inputs.get() + point * input_count * panel;
+        const A* output = outputs.get() + point * output_count * panel;
+        const int64_t input_columns = std::min(input_count * kPanel<A>, source.channels - first_input * kPanel<A>);
+        const int64_t output_columns = std::min(output_count * kPanel<A>, p.out_channels - first_output * kPanel<A>);
+        const Limb* right =
+            split<Role::kRight>(p.limbs, block.tiles, output_columns, output, panel, output_limbs.get());
+        const Limb* left =
+            split<Role::kTransposedLeft>(right != nullptr, block.tiles, input_columns, input, panel, input_limbs.get());
+        const int64_t step = deep_panel<A>(left != nullptr, block.tiles);
         for (int64_t o = 0; o < output_count; ++o)
           for (int64_t i = 0; i < input_count; ++i)
-            product<A, true>(
-                std::min(kPanel<A>, source.channels - (first_input + i) * kPanel<A>),
-                p.out_channels - (first_output + o) * kPanel<A>, block.tiles,
-                inputs.get() + (point * input_count + i) * panel, 0, outputs.get() + (point * output_count + o) * panel,
-                sums + point * point_sums + o * panel_sums + i * kPanel<A> * kPanel<A>, index > first_block);
+            multiply<A, true>(std::min(kPanel<A>, input_columns - i * kPanel<A>), output_columns - o * kPanel<A>,
+                              block.tiles, input + i * panel, 0, left == nullptr ? nullptr : left + i * step,
+                              output + o * panel, left == nullptr ? nullptr : right + o * step,
+                              sums + point * point_sums + o * panel_sums + i * kPanel<A> * kPanel<A>,
+                              index > first_block);
       }
     }
     const int64_t first_channel = first_input * kPanel<A>;
@@ -210,7 +244,8 @@ void gradient_items(const Problem& p, int64_t begin, int64_t end) {
 
 template <class T>
 constexpr pyeqgan::cpu::ConvolutionWeightKernels::Typed kernels() {
-  return {points_items<T>, transposed_points_items<T>, points_gradient_items<T>, gradient_items<T>};
+  return {points_items<T>,   transposed_points_items<T>, points_gradient_items<T>,
+          gradient_items<T>, split_items<T, false>,      split_items<T, true>};
 }
 
 }  // namespace

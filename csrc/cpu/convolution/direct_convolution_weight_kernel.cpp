@@ -115,7 +115,7 @@ void gradient_items(const Problem& p, int64_t begin, int64_t end) {
 
 template <class T>
 constexpr pyeqgan::cpu::ConvolutionWeightKernels::Typed kernels() {
-  return {points_items<T>, transposed_points_items<T>, points_gradient_items<T>, gradient_items<T>};
+  return {points_items<T>, transposed_points_items<T>, points_gradient_items<T>, gradient_items<T>, nullptr, nullptr};
 }
 
 }  // namespace

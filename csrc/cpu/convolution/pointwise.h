@@ -29,6 +29,9 @@ struct Pointwise {
   const void* weight;  // T (out_channels,in_channels)
   const void* bias;    // T (out_channels) or null
   void* packed;        // A: the weight in panels
+  bool limbs;          // whether the matrix unit multiplies
+  void* packed_limbs;  // the packed weight's (factors.h), if all of it is in range; or null
+  int* out_of_range;   // set to 1 by pack if it is not
   Image output;        // written; its data is that of the gradient where gradients are worked out
   void* statistics;    // A (B,blocks,2,out_channels): mean and sum of squared deviations; or null
 

@@ -3,6 +3,7 @@
 // An image whose pixels lie side by side is worked on in panels of pixels, its channels being rows; one whose channels
 // lie side by side in panels of channels, its pixels being rows. So neither is transposed, but for one factor of the
 // weight's gradient.
+#include "../factors.h"
 #include "../pixels.h"
 #include "../scratch.h"
 #include "activation.h"
@@ -47,6 +48,7 @@ class View {
   // Panels [first, last). What lies side by side is read in one go, however many panels it goes to.
   void load(int64_t first, int64_t last, A* to) const {
     for_pieces(first, last, [&](int64_t row, int64_t rows, int64_t i, int64_t columns) {
+      if (rows == 1) prefetch(at(row + 2, i));
       load_row(at(row, i), strides_, columns, rows, to + (i - first) * panel() + row * kPanel<A>);
     });
   }
@@ -58,6 +60,11 @@ class View {
 
  private:
   T* at(int64_t row, int64_t i) const { return data_ + row * strides_.w + i * kPanel<A> * strides_.c; }
+
+  // Rows are far apart, often in pages of their own: the processor does not see the next ones coming.
+  static void prefetch(const T* piece) {
+    for (int64_t i = 0; i < kPanel<A>; i += 64 / sizeof(T)) __builtin_prefetch(piece + i);
+  }
 
   // Calls f(first row, rows, panel, columns of the panel).
   template <class F>
@@ -88,11 +95,15 @@ constexpr int64_t room(int64_t channels) {
   return panels<A>(channels) * kPanel<A> * Problem::kBlock;
 }
 
-template <class A>
-int64_t room_of_source(const Problem& p) {
+inline int64_t most_channels(const Problem& p) {
   int64_t most = 0;
   for (int64_t s = 0; s < p.source_count; ++s) most = std::max(most, p.sources[s].channels);
-  return room<A>(most);
+  return most;
+}
+
+template <class A>
+int64_t room_of_source(const Problem& p) {
+  return room<A>(most_channels(p));
 }
 
 // The weight between a source and the output, as a matrix: rows of out_channels and columns of the source's channels,
@@ -108,36 +119,97 @@ void pack(const Problem& p, const Source& source, bool transposed, Acc<T>* to) {
     load_row(from + c * s.c, s, std::min(kPanel<A>, columns - c), rows, to);
 }
 
+// The packed weights of the sources, one after the other. In panels of pixels a weight is the left factor of a product,
+// in panels of channels the right one.
 template <class A>
-inline int64_t packed_size(const Problem& p, const Source& source, bool transposed) {
-  return transposed ? panels<A>(p.out_channels) * source.channels * kPanel<A>
-                    : panels<A>(source.channels) * p.out_channels * kPanel<A>;
-}
+class Packed {
+ public:
+  Packed(const Problem& p, bool gradient) : p_(p), left_(!p.output.channels_last), transposed_(gradient == left_) {}
+
+  bool left() const { return left_; }
+  bool transposed() const { return transposed_; }
+  int64_t rows(const Source& source) const { return transposed_ ? source.channels : p_.out_channels; }
+  int64_t columns(const Source& source) const { return transposed_ ? p_.out_channels : source.channels; }
+
+  A* panels_of(int64_t index) const {
+    return static_cast<A*>(p_.packed) + sum(index, [this](int64_t rows) { return rows * kPanel<A>; });
+  }
+  // Null if the matrix unit cannot take it.
+  Limb* limbs_of(int64_t index) const {
+    if (p_.packed_limbs == nullptr) return nullptr;
+    return static_cast<Limb*>(p_.packed_limbs) + sum(index, [this](int64_t rows) { return limb_panel(rows); });
+  }
+  int64_t limb_panel(int64_t rows) const {
+    return left_ ? left_panel<A>(p_.limbs, rows) : deep_panel<A>(p_.limbs, rows);
+  }
+
+ private:
+  // Over the sources before one: their panels times each(rows).
+  template <class F>
+  int64_t sum(int64_t index, const F& each) const {
+    int64_t total = 0;
+    for (int64_t s = 0; s < index; ++s) total += panels<A>(columns(p_.sources[s])) * each(rows(p_.sources[s]));
+    return total;
+  }
+
+  const Problem& p_;
+  const bool left_, transposed_;
+};
 
 template <class T, bool gradient>
 void pack_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
-  A* to = static_cast<A*>(p.packed);
-  for (int64_t s = 0; s < end; ++s) {
-    // In panels of pixels the weight is the left factor of a product, in panels of channels the right one.
-    const bool transposed = gradient == !p.output.channels_last;
-    if (s >= begin) pack<T>(p, p.sources[s], transposed, to);
-    to += packed_size<A>(p, p.sources[s], transposed);
+  const Packed<A> packed(p, gradient);
+  for (int64_t s = begin; s < end; ++s) {
+    const Source& source = p.sources[s];
+    const int64_t rows = packed.rows(source), columns = packed.columns(source);
+    A* to = packed.panels_of(s);
+    Limb* limbs = packed.limbs_of(s);
+    pack<T>(p, source, packed.transposed(), to);
+    if (limbs == nullptr) continue;
+    const Limb* found = packed.left() ? split<Role::kLeft>(p.limbs, rows, columns, to, rows * kPanel<A>, limbs)
+                                      : split<Role::kRight>(p.limbs, rows, columns, to, rows * kPanel<A>, limbs);
+    if (found == nullptr) __atomic_store_n(p.out_of_range, 1, __ATOMIC_RELAXED);
   }
 }
+
+// A block in panels (over pixels, or channels), as a factor of its products with weights.
+template <class A>
+class BlockFactor {
+ public:
+  BlockFactor(const Problem& p, int64_t most_channels, bool wanted)
+      : limbs_(wanted && p.limbs),
+        memory_(std::max(panels<A>(Problem::kBlock) * deep_panel<A>(limbs_, most_channels),
+                         panels<A>(most_channels) * left_panel<A>(limbs_, Problem::kBlock))) {}
+
+  void set(bool over_pixels, int64_t rows, int64_t columns, const A* panels) {
+    data = panels;
+    limbs = over_pixels ? split<Role::kRight>(limbs_, rows, columns, panels, rows * kPanel<A>, memory_.get())
+                        : split<Role::kLeft>(limbs_, rows, columns, panels, rows * kPanel<A>, memory_.get());
+  }
+
+  const A* data = nullptr;
+  const Limb* limbs = nullptr;
+
+ private:
+  const bool limbs_;
+  Scratch<Limb> memory_;
+};
 
 // to = or += the product of a block in panels (over pixels, or channels) with a packed weight of `channels` results.
 // A panel of the result is as wide as `columns` and has as many rows as the view that it is to be stored through.
 template <class A>
-inline void multiply(bool over_pixels, const Block& block, int64_t depth, int64_t channels, const A* block_panels,
-                     const A* weight, A* to, bool add) {
+inline void multiply(bool over_pixels, const Block& block, int64_t depth, int64_t channels,
+                     const BlockFactor<A>& factor, const A* weight, const Limb* weight_limbs, A* to, bool add) {
   const int64_t rows = over_pixels ? channels : block.count, columns = over_pixels ? block.count : channels;
-  for (int64_t i = 0; i < panels<A>(columns); ++i) {
-    const A* left = over_pixels ? weight : block_panels;
-    const A* right = (over_pixels ? block_panels : weight) + i * depth * kPanel<A>;
-    product<A, false>(rows, columns - i * kPanel<A>, depth, left, rows * kPanel<A>, right, to + i * rows * kPanel<A>,
-                      add);
-  }
+  const A *left = over_pixels ? weight : factor.data, *right = over_pixels ? factor.data : weight;
+  const Limb* left_limbs = over_pixels ? weight_limbs : factor.limbs;
+  const Limb* right_limbs = over_pixels ? factor.limbs : weight_limbs;
+  const int64_t step = deep_panel<A>(right_limbs != nullptr, depth);
+  for (int64_t i = 0; i < panels<A>(columns); ++i)
+    multiply<A, false>(rows, columns - i * kPanel<A>, depth, left, rows * kPanel<A>, left_limbs,
+                       right + i * depth * kPanel<A>, right_limbs == nullptr ? nullptr : right_limbs + i * step,
+                       to + i * rows * kPanel<A>, add);
 }
 
 // Adds a bias to each pixel of panels over pixels (a row is a channel) or over channels.
@@ -167,17 +239,20 @@ template <class T>
 void output_items(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const bool over_pixels = !p.output.channels_last;
+  const Packed<A> packed(p, false);
   Scratch<A> input(room_of_source<A>(p)), sums(room<A>(p.out_channels)), bias(panels<A>(p.out_channels) * kPanel<A>);
+  BlockFactor<A> factor(p, most_channels(p), p.packed_limbs != nullptr);
   for (int64_t c = 0; c < p.out_channels; c += kPanel<A>)
     load_bias(static_cast<const T*>(p.bias), c, p.out_channels - c, bias.get() + c);
   for (int64_t item = begin; item < end; ++item) {
     const Block block(p, item);
-    const A* weight = static_cast<const A*>(p.packed);
     for (int64_t s = 0; s < p.source_count; ++s) {
       const Source& source = p.sources[s];
-      load_source(p, View<T>(p, source, block, over_pixels), input.get());
-      multiply(over_pixels, block, source.channels, p.out_channels, input.get(), weight, sums.get(), s > 0);
-      weight += packed_size<A>(p, source, !over_pixels);
+      const View<T> view(p, source, block, over_pixels);
+      load_source(p, view, input.get());
+      factor.set(over_pixels, view.rows(), view.columns(), input.get());
+      multiply(over_pixels, block, source.channels, p.out_channels, factor, packed.panels_of(s), packed.limbs_of(s),
+               sums.get(), s > 0);
     }
     const View<T> view(p, p.output, block, over_pixels);
     add_bias(over_pixels, view.rows(), panels<A>(view.columns()), bias.get(), sums.get());
@@ -195,15 +270,17 @@ void input_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   const Source& source = p.sources[p.target];
   Scratch<A> grad(room<A>(p.out_channels)), sums(room<A>(source.channels)),
       values(room<A>(p.activation == Activation::kNone ? 0 : source.channels));
-  const A* weight = static_cast<const A*>(p.packed);
-  for (int64_t s = 0; s < p.target; ++s) weight += packed_size<A>(p, p.sources[s], over_pixels);
+  const Packed<A> packed(p, true);
+  BlockFactor<A> factor(p, p.out_channels, p.packed_limbs != nullptr);
   Image target = source;
   target.data = source.grad;
   for (int64_t item = begin; item < end; ++item) {
     const Block block(p, item);
     const View<T> from(p, p.output, block, over_pixels), to(p, target, block, over_pixels);
     from.load(0, panels<A>(from.columns()), grad.get());
-    multiply(over_pixels, block, p.out_channels, source.channels, grad.get(), weight, sums.get(), false);
+    factor.set(over_pixels, from.rows(), from.columns(), grad.get());
+    multiply(over_pixels, block, p.out_channels, source.channels, factor, packed.panels_of(p.target),
+             packed.limbs_of(p.target), sums.get(), false);
     if (p.activation != Activation::kNone) {
       const View<T> view(p, source, block, over_pixels);
       view.load(0, panels<A>(view.columns()), values.get());
@@ -222,7 +299,11 @@ void weight_gradient_items(const Problem& p, int64_t begin, int64_t end) {
   const bool over_pixels = !p.output.channels_last;
   const int64_t output_panels = panels<A>(p.out_channels), spans = divide_up(output_panels, Problem::kSpan);
   const int64_t blocks = p.batch * p.blocks();
+  const int64_t most = most_channels(p), grad_step = deep_panel<A>(p.limbs, Problem::kBlock);
   Scratch<A> input(room_of_source<A>(p)), grad(Problem::kSpan * Problem::kBlock * kPanel<A>);
+  Scratch<Limb> grad_memory(Problem::kSpan * grad_step),
+      input_memory(over_pixels ? panels<A>(Problem::kBlock) * left_panel<A>(p.limbs, most)
+                               : panels<A>(most) * grad_step);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / spans, first = item % spans * Problem::kSpan;
     const int64_t last = std::min(first + Problem::kSpan, output_panels);
@@ -232,21 +313,35 @@ void weight_gradient_items(const Problem& p, int64_t begin, int64_t end) {
       const Block block(p, index);
       const View<T> output(p, p.output, block, false);
       output.load(first, last, grad.get());
+      const int64_t columns = std::min((last - first) * kPanel<A>, p.out_channels - first * kPanel<A>);
+      const Limb* grad_limbs =
+          split<Role::kRight>(p.limbs, block.count, columns, grad.get(), output.panel(), grad_memory.get());
       for (int64_t s = 0; s < p.source_count; ++s) {
         const Source& source = p.sources[s];
         const View<T> view(p, source, block, over_pixels);
         load_source(p, view, input.get());
+        const bool limbs = grad_limbs != nullptr;
+        const Limb* input_limbs =
+            over_pixels
+                ? split<Role::kLeft>(limbs, view.rows(), view.columns(), input.get(), view.panel(), input_memory.get())
+                : split<Role::kTransposedLeft>(limbs, view.rows(), view.columns(), input.get(), view.panel(),
+                                               input_memory.get());
+        const int64_t step = deep_panel<A>(limbs, block.count);
         for (int64_t o = first; o < last; ++o) {
           const A* right = grad.get() + (o - first) * output.panel();
+          const Limb* right_limbs = grad_limbs == nullptr ? nullptr : grad_limbs + (o - first) * step;
           A* to = part + (o * p.in_channels + source.offset) * kPanel<A>;
           const int64_t columns = p.out_channels - o * kPanel<A>;
           if (over_pixels) {
-            product<A, false>(source.channels, columns, block.count, input.get(), view.panel(), right, to, true);
+            multiply<A, false>(source.channels, columns, block.count, input.get(), view.panel(), input_limbs, right,
+                               right_limbs, to, true);
             continue;
           }
           for (int64_t c = 0; c < source.channels; c += kPanel<A>)
-            product<A, true>(std::min(kPanel<A>, source.channels - c), columns, block.count,
-                             input.get() + c / kPanel<A> * view.panel(), 0, right, to + c * kPanel<A>, true);
+            multiply<A, true>(std::min(kPanel<A>, source.channels - c), columns, block.count,
+                              input.get() + c / kPanel<A> * view.panel(), 0,
+                              input_limbs == nullptr ? nullptr : input_limbs + c / kPanel<A> * step, right, right_limbs,
+                              to + c * kPanel<A>, true);
         }
       }
     }
