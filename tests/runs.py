@@ -74,7 +74,8 @@ def losses(path: Path) -> list[dict[str, float]]:
     """The metrics of a run without its timing."""
     from pyeqgan.training.run_folder import RunFolder
 
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in RunFolder(path).metrics()]
+    timing = ("steps_per_second", "data_wait")
+    return [{k: v for k, v in line.items() if k not in timing} for line in RunFolder(path).metrics()]
 
 
 @contextlib.contextmanager
