@@ -35,6 +35,11 @@ def write_photos(root: Path, classes: int = 4, images: int = 3) -> Path:
     return root
 
 
+def picture() -> Image.Image:
+    """One of random pixels."""
+    return Image.fromarray(np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
 def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
     """Options of a run that takes about a tenth of a second a step, and draws no picture before its end."""
     fields = {

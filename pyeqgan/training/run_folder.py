@@ -178,7 +178,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _make_room(run: RunFolder, force: bool) -> None:
-    if all(path.name == PROFILE for path in run.path.iterdir()):
+    # A profile is no run, nor is what a run leaves that is killed while it writes its configuration.
+    if all(path.name in (PROFILE, f".{CONFIG}") for path in run.path.iterdir()):
         return
     if not (run.path / CONFIG).exists():
         raise UserError(f"{run.path} is not empty and holds no run: expected a new or empty folder")
