@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -59,9 +60,8 @@ def train(options: TrainOptions, console: Console) -> int:
             engine = Engine(options, config, fabric)
             if checkpoints(folder.path / "checkpoints"):
                 engine.load(load_latest(folder.path, say))
-            profile(
-                engine, _ahead(options, sampler, engine.step, engine.step + WARM_UP + STEPS), folder.path / PROFILE, say
-            )
+            with closing(_ahead(options, sampler, engine.step, engine.step + WARM_UP + STEPS)) as episodes:
+                profile(engine, episodes, folder.path / PROFILE, say)
             return 0
         checkpoint = folder.resume(say) if options.resume else None
         start = checkpoint.step if checkpoint else 0
@@ -77,8 +77,12 @@ def train(options: TrainOptions, console: Console) -> int:
         engine = Engine(options, config, fabric)
         if checkpoint:
             engine.load(checkpoint)
-        with Progress(console, start, options.steps) as progress, StopSignals() as signals:
-            interrupted = _Run(options, engine, split, folder, progress).go(sampler, signals)
+        with (
+            closing(_ahead(options, sampler, start, options.steps)) as episodes,
+            Progress(console, start, options.steps) as progress,
+            StopSignals() as signals,
+        ):
+            interrupted = _Run(options, engine, split, folder, progress).go(Waiting(episodes), signals)
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -101,12 +105,11 @@ class _Run:
         self._saved = engine.step
         self._curves = True
 
-    def go(self, sampler: EpisodeSampler, signals: StopSignals) -> int:
+    def go(self, episodes: Waiting, signals: StopSignals) -> int:
         """Train until the last step, or a signal, whose number is returned; 0 at the last step."""
         engine, options = self._engine, self._options
         try:
-            self._waiting = Waiting(_ahead(options, sampler, engine.step, options.steps))
-            for episode in self._waiting:
+            for episode in episodes:
                 losses = engine.advance(episode.images, episode.labels)
                 self._window.add(engine.step, losses)
                 self._progress.advance()
@@ -114,11 +117,11 @@ class _Run:
                 stop = 0 if finished else signals.received  # read once: a later signal is heard after the next step
                 save = finished or stop or engine.step % options.checkpoint_every == 0
                 if save or engine.step % options.log_every == 0:
-                    self._log()
-                if save:
-                    self._save()
+                    self._log(episodes.share())
                 if finished or engine.step % options.sample_every == 0:
                     self._draw()
+                if save:  # last: what a run is killed before, it does again
+                    self._save()
                 if stop:
                     return stop
         except UserError as error:
@@ -126,14 +129,14 @@ class _Run:
             raise UserError(f"{error}; {kept}") from error
         return 0
 
-    def _log(self) -> None:
+    def _log(self, data_wait: float) -> None:
         losses = self._window.take()
         step = self._engine.step
         rate = learning_rate(self._options.learning_rate, step - 1, self._options.steps)
         timing = {
             "learning_rate": rate,
             "steps_per_second": round(self._progress.rate(), 4),
-            "data_wait": round(self._waiting.share(), 4),
+            "data_wait": round(data_wait, 4),
         }
         self._folder.log({"step": step, **losses, **timing})
         memory.release()
@@ -175,7 +178,7 @@ class _Run:
         return []
 
 
-def _ahead(options: TrainOptions, sampler: EpisodeSampler, start: int, stop: int) -> Iterator[Episode]:
+def _ahead(options: TrainOptions, sampler: EpisodeSampler, start: int, stop: int) -> Generator[Episode, None, None]:
     return prefetch(sampler, start, stop, depth=options.prefetch, workers=options.workers)
 
 

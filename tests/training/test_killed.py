@@ -21,7 +21,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(120, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+@pytest.mark.parametrize("count", [6, pytest.param(120, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path, seed, count):
     data, killed, straight = runs.write_photos(tmp_path / "photos"), tmp_path / "killed", tmp_path / "straight"
     deaths = dying.random_deaths(seed, count)
