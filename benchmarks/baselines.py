@@ -37,13 +37,23 @@ def _matrix(size: int, sigma: float, like: Tensor) -> Tensor:
 
 def local_fusion(base: Tensor, references: Tensor, weights: Tensor, positions: Tensor) -> Tensor:
     """The similarity of all positions by one batched product, then gather and scatter."""
+    return fuse_matches(base, references, weights, positions, find_matches(base, references, positions))
+
+
+@torch.no_grad()
+def find_matches(base: Tensor, references: Tensor, positions: Tensor) -> Tensor:
+    """The most similar position of each reference, (B,R,M)."""
+    selected = base.flatten(2).gather(2, positions[:, None].expand(-1, base.shape[1], -1))
+    unit = F.normalize(references.flatten(3), dim=2, eps=1e-12)
+    return (selected.transpose(1, 2)[:, None] @ unit).argmax(-1)
+
+
+def fuse_matches(base: Tensor, references: Tensor, weights: Tensor, positions: Tensor, matches: Tensor) -> Tensor:
+    """Local fusion, given its matches."""
     channels = base.shape[1]
     features, candidates = base.flatten(2), references.flatten(3)
     index = positions[:, None].expand(-1, channels, -1)
     selected = features.gather(2, index)
-    with torch.no_grad():
-        unit = F.normalize(candidates, dim=2, eps=1e-12)
-        matches = (selected.transpose(1, 2)[:, None] @ unit).argmax(-1)
     gathered = candidates.gather(3, matches[:, :, None].expand(-1, -1, channels, -1))
     blend = weights[:, :1, None] * selected + (weights[:, 1:, None, None] * gathered).sum(1)
     return features.scatter(2, index, blend).view_as(base)

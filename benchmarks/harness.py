@@ -216,6 +216,7 @@ def main(
     compiled: bool = True,
     stages: Sequence[str] = ("forward+backward",),
     scaled: bool = False,
+    steps: bool = False,
     tiny: bool = False,
     as_json: bool = False,
     output: Path | None = None,
@@ -230,6 +231,7 @@ def main(
         compiled: whether torch.compile takes part.
         stages: of STAGES.
         scaled: measure how the contrastive loss grows, too, with the most threads.
+        steps: measure whole training steps, too, with the most threads.
         tiny: take the tiny cases.
         as_json: print JSON instead of lines.
         output: file for the raw numbers; it must not exist.
@@ -248,7 +250,7 @@ def main(
     if output is not None and output.exists():
         raise UserError(f"bench: output: expected a new file, {output} exists")
     report: dict[str, Any] = {"environment": machine.environment(command), "roofs": [roofs(n) for n in threads]}
-    results: dict[str, list[Result]] = {"results": [], "scaling": []}
+    results: dict[str, list[Result]] = {"results": [], "scaling": [], "steps": []}
 
     def keep(kind: str, result: Result) -> None:
         results[kind].append(result)
@@ -263,6 +265,13 @@ def main(
         keep("results", measure(case, layout, n, stage=stage, rounds=rounds, compiled=compiled))
     for case in scaling(tiny=tiny) if scaled else ():
         keep("scaling", measure(case, "contiguous", max(threads), rounds=min(rounds, 3), compiled=compiled))
+    if steps:
+        from pyeqgan.benchmarks import step  # the models, too, and what they import
+
+        for problem in step.problems(tiny=tiny):
+            for result in step.measure(problem, max(threads), rounds=min(rounds, 9), compiled=compiled):
+                keep("steps", result)
     if as_json:
         print(json.dumps(report, indent=1))
-    return 0 if results["results"] and all(r.ratio is not None for kind in results.values() for r in kind) else 1
+    ran = results["results"] or results["steps"]
+    return 0 if ran and all(r.ratio is not None for kind in results.values() for r in kind) else 1

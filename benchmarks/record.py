@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stages", nargs="+", choices=list(harness.STAGES), default=["forward+backward"])
     parser.add_argument("--no-compiled", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-scaling", action="store_true", help="leave the contrastive loss against size out")
+    parser.add_argument("--no-steps", action="store_true", help="leave whole training steps out")
     parser.add_argument("--tiny", action="store_true", help="tiny cases, to try the tools")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="default: %(default)s")
     options = parser.parse_args(given)
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             compiled=not options.no_compiled,
             stages=options.stages,
             scaled=not options.no_scaling,
+            steps=not options.no_steps,
             tiny=options.tiny,
             output=target,
             command=f"ATEN_CPU_CAPABILITY={capability} {command}" if capability else command,

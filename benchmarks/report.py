@@ -27,6 +27,7 @@ class Run:
     roofs: dict[int, dict[str, float]]
     results: list[Result]
     scaling: list[Result]
+    steps: list[Result]
 
     def light(self, result: Result) -> float:
         """The seconds in which the roofs allow a result: of its products or of its traffic, whichever takes longer."""
@@ -45,7 +46,7 @@ def load(path: Path) -> Run:
         ]
 
     roofs = {int(r["threads"]): r for r in stored["roofs"]}
-    return Run(path, stored["environment"], roofs, results("results"), results("scaling"))
+    return Run(path, stored["environment"], roofs, results("results"), results("scaling"), results("steps"))
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -76,7 +77,7 @@ def page(run: Run, others: Sequence[Run]) -> list[str]:
     where = run.environment
     packages, cpu, build = where["packages"], where["cpu"], where["build"] or {}
     title = f"{where['processor']}, {where['processors']} processors"
-    missed = [r for r in (*run.results, *run.scaling) if r.ratio is None]
+    missed = [r for r in (*run.results, *run.scaling, *run.steps) if r.ratio is None]
     lines = [
         f"# Benchmarks: {title}",
         "",
@@ -121,6 +122,8 @@ def page(run: Run, others: Sequence[Run]) -> list[str]:
     if any(r.timings for r in run.scaling):
         lines += ["## The contrastive loss against size", "", "![Latency and memory](scaling.svg)", ""]
         lines += [*table(run, [r for r in run.scaling if r.timings]), ""]
+    if any(r.timings for r in run.steps):
+        lines += ["## A whole training step", "", *steps(run), ""]
     if others:
         lines += ["## Other runs on this machine", "", *history(others), ""]
     return lines[:-1]
@@ -174,6 +177,29 @@ def table(run: Run, results: Sequence[Result]) -> list[str]:
         peaks = ", ".join(_peak(r.timings.get(n)) for n in (OURS, *RIVALS))
         what = f"{r.problem} | {r.layout} | {r.threads} | {r.stage}"
         lines.append(f"| {what} | {times} | {_interval(r)} | {rate(run, r)} | {peaks} |")
+    return lines
+
+
+def steps(run: Run) -> list[str]:
+    """The training steps: ours beside each form of the published one."""
+    lines = [
+        "Losses and gradients of both networks and Adam, against the published form in eager PyTorch and with all "
+        "of it compiled but the penalty's double backward. Times in ms: median [quartiles]. Peak: MiB above networks "
+        "and optimisers, in a process of its own.",
+        "",
+        "| problem | thr. | step | ours | eager | torch.compile | ours / eager | ours / compile "
+        "| peak: ours, eager, compile | peak, ours / eager |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in run.steps:
+        ours, *others = (r.timings.get(n) for n in (OURS, *RIVALS))
+        if ours is not None:
+            ratios = " | ".join("–" if t is None else f"**{ours.median / t.median:.2f}**" for t in others)
+            times = " | ".join(_time(t) for t in (ours, *others))
+            peaks = ", ".join(_peak(t) for t in (ours, *others))
+            grown = [t.peak_bytes for t in (ours, others[0]) if t is not None and t.peak_bytes]
+            share = f"**{grown[0] / grown[1]:.2f}**" if len(grown) == 2 else "–"
+            lines.append(f"| {r.problem} | {r.threads} | {r.variant} | {times} | {ratios} | {peaks} | {share} |")
     return lines
 
 

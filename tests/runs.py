@@ -35,6 +35,11 @@ def write_photos(root: Path, classes: int = 4, images: int = 3) -> Path:
     return root
 
 
+def picture() -> Image.Image:
+    """One of random pixels."""
+    return Image.fromarray(np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
 def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
     """Options of a run that takes about a tenth of a second a step, and draws no picture before its end."""
     fields = {
@@ -74,7 +79,8 @@ def losses(path: Path) -> list[dict[str, float]]:
     """The metrics of a run without its timing."""
     from pyeqgan.training.run_folder import RunFolder
 
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in RunFolder(path).metrics()]
+    timing = ("steps_per_second", "data_wait")
+    return [{k: v for k, v in line.items() if k not in timing} for line in RunFolder(path).metrics()]
 
 
 @contextlib.contextmanager

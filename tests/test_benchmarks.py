@@ -13,7 +13,7 @@ import pytest
 import torch
 from sampling import seed_everything
 
-from pyeqgan.benchmarks import baselines, compare, harness, machine, report
+from pyeqgan.benchmarks import baselines, compare, harness, machine, report, step
 from pyeqgan.benchmarks.cases import cases
 from pyeqgan.errors import UserError
 
@@ -31,7 +31,7 @@ def threads():
 def stored(tmp_path_factory):
     """The file of a small run."""
     output = tmp_path_factory.mktemp("results") / "machine" / "2000-01-01T0000Z.json"
-    options = {"threads": (1,), "rounds": 2, "compiled": False, "tiny": True, "scaled": True}
+    options = {"threads": (1,), "rounds": 2, "compiled": False, "tiny": True, "scaled": True, "steps": True}
     status = harness.main(("bilateral_propagation", "contrastive_loss"), **options, output=output, command="make bench")
     assert status == 0
     return output
@@ -44,7 +44,8 @@ def test_a_run_stores_raw_numbers_and_where_they_come_from(stored):
     assert [r["threads"] for r in kept["roofs"]] == [1]
     assert {r["operation"] for r in kept["results"]} == {"bilateral_propagation", "contrastive_loss"}
     assert len(kept["scaling"]) == 2
-    for result in kept["results"] + kept["scaling"]:
+    assert {r["variant"] for r in kept["steps"]} == set(step.VARIANTS)
+    for result in kept["results"] + kept["scaling"] + kept["steps"]:
         assert result["error"] < harness.TOLERANCE
         assert {len(t["seconds"]) for t in result["timings"].values()} == {2}
         low, high = result["ratio_interval"]
@@ -64,6 +65,8 @@ def test_the_report_tells_every_case(stored):
     run = report.load(stored)
     for result in run.results:
         assert f"| {result.problem} | {result.layout} | 1 |" in text
+    for result in run.steps:
+        assert f"| {result.problem} | 1 | {result.variant} |" in text
     assert "`contrastive_loss`, self" in text and "`contrastive_loss`, separate keys" in text
     for figure in ("ratios.svg", "scaling.svg"):
         assert f"({figure})" in text and (page.parent / figure).read_text().count("<path") > 10
@@ -93,7 +96,7 @@ def test_the_headline_holds_the_geometric_mean_and_the_worst_case():
         result(1.0, (0.9, 1.2), problem="Q"),
         result(4.0, (3.0, 5.0), operation="other"),
     ]
-    run = report.Run(Path("x.json"), {}, {2: {"gflops": 100, "gbytes": 10}}, results, [])
+    run = report.Run(Path("x.json"), {}, {2: {"gflops": 100, "gbytes": 10}}, results, [], [])
     _, _, first, second = report.headline(run)
     assert first == "| `op` | forward | 2 | **0.50** (of 2) | 1.00 | Q, contiguous |"
     assert "**4.00**" in second
@@ -118,8 +121,15 @@ def test_what_does_not_match_gets_no_time(tmp_path):
     measured = harness.measure(wrong, "contiguous", 1, compiled=False)
     assert measured.timings == {} and measured.ratio is None and measured.error > harness.TOLERANCE
     assert "does not match" in harness.line(measured)
-    run = report.Run(tmp_path / "x.json", machine.environment(), {1: {"gflops": 1, "gbytes": 1}}, [measured], [])
+    run = report.Run(tmp_path / "x.json", machine.environment(), {1: {"gflops": 1, "gbytes": 1}}, [measured], [], [])
     assert any(line.startswith("- `contrastive_loss`, self") for line in report.page(run, []))
+
+
+def test_a_step_that_does_not_match_gets_no_time(monkeypatch):
+    ours, wrong = step.generator_step, step.LossWeights(consistency=1.1)
+    monkeypatch.setattr(step, "generator_step", lambda *a, weights, plan: ours(*a, weights=wrong, plan=plan))
+    for measured in step.measure(step.problems(tiny=True)[0], 1, compiled=False):
+        assert measured.timings == {} and measured.error > harness.TOLERANCE
 
 
 @pytest.mark.parametrize("stage", harness.STAGES)

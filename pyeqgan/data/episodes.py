@@ -103,19 +103,25 @@ class EpisodeSampler:
         return np.concatenate(orders)[: self.batch_size].astype(np.int64)
 
 
-def prefetch(sampler: EpisodeSampler, start: int, stop: int, *, depth: int = 3) -> Generator[Episode, None, None]:
+def prefetch(
+    sampler: EpisodeSampler, start: int, stop: int, *, depth: int = 3, workers: int = 1
+) -> Generator[Episode, None, None]:
     """The episodes of steps start, start + 1, …, stop - 1 in order, up to `depth` of them prepared ahead.
 
-    One background thread prepares them. What it raises is raised here, at the step it belongs to. Closing the
-    generator, exhausting it or leaving it to the garbage collector ends the thread.
+    `workers` background threads prepare one each; decoding leaves Python's lock to the others. They need no seeds:
+    whichever prepares an episode, it depends on (seed, step) alone. What one raises is raised here, at the step it
+    belongs to. Closing the generator, exhausting it or leaving it to the garbage collector ends the threads.
     """
-    if depth < 1:
-        raise ValueError(f"depth {depth}, expected at least 1")
-    return _prefetch(sampler, start, stop, depth)
+    for name, value in (("depth", depth), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} {value}, expected at least 1")
+    return _prefetch(sampler, start, stop, max(depth, workers), workers)
 
 
-def _prefetch(sampler: EpisodeSampler, start: int, stop: int, depth: int) -> Generator[Episode, None, None]:
-    pool = ThreadPoolExecutor(1, thread_name_prefix="episodes")
+def _prefetch(
+    sampler: EpisodeSampler, start: int, stop: int, depth: int, workers: int
+) -> Generator[Episode, None, None]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="episodes")
     try:
         ahead: deque[Future[Episode]] = deque()
         for step in range(start, stop):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pyeqgan.data.images import GIBIBYTE, PixelCache, Pixels, check_image_size, check_index, fit_square, reason
+from pyeqgan.data.listing import SUFFIXES, class_folders, image_files
 from pyeqgan.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # nothing else is decoded, whatever a file claims to be
 
 
@@ -21,8 +20,9 @@ class FolderClasses:
 
     Images are the files ending in .jpg, .jpeg, .png, .webp or .bmp, in any case; other files, hidden files and
     folders (a leading dot) and folders inside a class are ignored. Links are followed. Classes and images are
-    sorted by name. The folders are listed once, now; an image is decoded when it is first asked for, and kept as
-    uint8 while all those kept fit in `cache_bytes` (least recently used dropped first).
+    sorted by name. The folders are listed once, now, or the user's cache has their listing (see `listing`); an image is
+    decoded when it is first asked for, and kept as uint8 while all those kept fit in `cache_bytes` (least recently
+    used dropped first).
 
     Decoding honours the EXIF orientation, lays transparency over white, scales 16-bit greyscale to 8 bits, takes
     the first frame of an animation, resizes the shortest side to `image_size` (Lanczos) and crops the centre.
@@ -33,10 +33,10 @@ class FolderClasses:
 
     def __init__(self, root: str | Path, image_size: int, *, cache_bytes: int = 2 * GIBIBYTE) -> None:
         self.image_size = check_image_size(image_size)
-        folders = _class_folders(Path(root))
-        self._files = [_image_files(folder) for folder in folders]
+        self._folders = _class_folders(Path(root))
+        self._files = image_files(Path(root), self._folders)
         self._cache = PixelCache(cache_bytes)
-        self.class_names: Sequence[str] = tuple(folder.name for folder in folders)
+        self.class_names: Sequence[str] = tuple(folder.name for folder in self._folders)
         empty = [name for name, files in zip(self.class_names, self._files, strict=True) if not files]
         if empty:
             names = ", ".join(map(repr, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
@@ -51,7 +51,8 @@ class FolderClasses:
 
     def image(self, class_index: int, image_index: int) -> Pixels:
         """One image, uint8 RGB (S,S,3), read-only."""
-        path = self._files[class_index][check_index("image", image_index, self.count(class_index))]
+        name = self._files[class_index][check_index("image", image_index, self.count(class_index))]
+        path = self._folders[class_index] / name
         return self._cache.get((class_index, image_index), lambda: read_image(path, self.image_size))
 
 
@@ -80,19 +81,7 @@ def _class_folders(root: Path) -> list[Path]:
         raise UserError(f"no folder {str(root)!r}, expected a folder of class folders")
     if not root.is_dir():
         raise UserError(f"{str(root)!r} is no folder, expected a folder of class folders")
-    folders = [path for path in _listing(root) if os.path.isdir(path)]
+    folders = class_folders(root)
     if not folders:
         raise UserError(f"no class folders in {str(root)!r}, expected one folder of images per class")
     return folders
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return [p for p in _listing(folder) if p.suffix.lower() in SUFFIXES and os.path.isfile(p)]
-
-
-def _listing(folder: Path) -> list[Path]:
-    try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise UserError(f"cannot list {str(folder)!r}: {error.strerror}") from error
-    return [folder / name for name in names]

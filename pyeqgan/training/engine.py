@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
 from torch.optim import Adam
+from torch.profiler import record_function
 
 from pyeqgan.errors import UserError
 from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
@@ -25,6 +26,7 @@ from pyeqgan.training.losses import LossWeights
 from pyeqgan.training.step import discriminator_step, generator_step
 
 BETAS = (0.5, 0.999)  # LoFGAN's
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class Engine:
@@ -42,16 +44,21 @@ class Engine:
     def __init__(self, options: TrainOptions, config: EqGANConfig, fabric: Fabric) -> None:
         seed_everything(options.seed, verbose=False)
         model = EqGAN(config)
+        model.to(memory_format=MEMORY_FORMATS[options.memory_format])  # type: ignore[call-overload]
         fabric.to_device(model)
         self.step = 0
         self.generator = model.generator
         self.discriminator = model.discriminator
         self.average = ExponentialMovingAverage(model.generator, options.ema_decay)
+        if options.compile:  # the generator alone: torch cannot compile the double backward of the penalty
+            self.generator.compile()
         self._options = options
         self._weights = loss_weights(options)
         self._fabric = fabric
         self._optimizers = {
-            name: Adam(network.parameters(), options.learning_rate, BETAS, weight_decay=options.weight_decay)
+            name: Adam(
+                network.parameters(), options.learning_rate, BETAS, weight_decay=options.weight_decay, fused=True
+            )
             for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
         }
 
@@ -85,7 +92,8 @@ class Engine:
         self._update("generator", rate)
         terms |= {f"generator/{name}": loss for name, loss in losses.items()}
 
-        self.average.update(self.generator)
+        with record_function("average"):
+            self.average.update(self.generator)
         self.step += 1
         return terms
 
@@ -133,7 +141,8 @@ class Engine:
         optimizer = self._optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.step()
+        with record_function("optimiser"):
+            optimizer.step()
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters."""
@@ -146,11 +155,15 @@ class Engine:
 
     def _load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
         for name, optimizer in self._optimizers.items():
+            (group,) = optimizer.param_groups
             states: dict[int, dict[str, Tensor]] = {}
             for full_name, tensor in tensors.items():
                 owner, *place = full_name.split(".")
                 if owner == name:
-                    states.setdefault(int(place[0]), {})[place[1]] = tensor
+                    like = group["params"][int(place[0])]
+                    # The fused Adam goes through memory: moments must lie there as their weights do.
+                    moment = torch.empty_like(like).copy_(tensor) if tensor.dim() else tensor
+                    states.setdefault(int(place[0]), {})[place[1]] = moment
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
+from torch.profiler import record_function
 
+from pyeqgan.data import Episode
 from pyeqgan.errors import UserError
 
 
@@ -45,6 +47,35 @@ class LossWindow:
                 raise UserError(f"training stopped: {name} is {value} at step {step}")
             by_name[name].append(value)
         return {name: sum(column) / len(column) for name, column in by_name.items()}
+
+
+class Waiting:
+    """Iterates over episodes and tells which share of the time goes by in waiting for them.
+
+    The device may still be at work meanwhile: its idle share is at most that.
+    """
+
+    def __init__(self, episodes: Iterable[Episode]) -> None:
+        self._episodes = episodes
+        self._waited, self._since = 0.0, time.monotonic()
+
+    def __iter__(self) -> Iterator[Episode]:
+        episodes = iter(self._episodes)
+        while True:
+            with record_function("data"):
+                asked = time.monotonic()
+                episode = next(episodes, None)
+                self._waited += time.monotonic() - asked
+            if episode is None:
+                return
+            yield episode
+
+    def share(self) -> float:
+        """Of the time since the last call, or the beginning."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._waited, self._since = 0.0, now
+        return share
 
 
 class Progress:

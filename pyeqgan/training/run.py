@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -10,15 +12,18 @@ import numpy as np
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from pyeqgan.data import EpisodeSampler, Split, open_data, prefetch, to_tensor, to_uint8
+from pyeqgan.data import Episode, EpisodeSampler, Split, open_data, prefetch, to_tensor, to_uint8
 from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.options import Device, TrainOptions
-from pyeqgan.training.checkpoint import Checkpoint
+from pyeqgan.training import memory
+from pyeqgan.training.checkpoint import Checkpoint, checkpoints, load_latest
+from pyeqgan.training.device import deterministic_algorithms
 from pyeqgan.training.engine import Engine, launch, learning_rate, model_config
 from pyeqgan.training.pictures import Pixels, beside, image_grid, loss_curves
-from pyeqgan.training.progress import LossWindow, Progress
-from pyeqgan.training.run_folder import RunFolder, open_run
+from pyeqgan.training.profile import STEPS, WARM_UP, profile
+from pyeqgan.training.progress import LossWindow, Progress, Waiting
+from pyeqgan.training.run_folder import PROFILE, RunFolder, open_run
 from pyeqgan.training.signals import StopSignals
 
 SAMPLE_CLASSES, SAMPLES = 4, 6
@@ -50,7 +55,14 @@ def train(options: TrainOptions, console: Console) -> int:
     )
     options = _resolved(options, split, fabric)
     config = model_config(options, len(split.seen))
-    with open_run(options) as folder:
+    with open_run(options) as folder, deterministic_algorithms(options.deterministic):
+        if options.profile:
+            engine = Engine(options, config, fabric)
+            if checkpoints(folder.path / "checkpoints"):
+                engine.load(load_latest(folder.path, say))
+            with closing(_ahead(options, sampler, engine.step, engine.step + WARM_UP + STEPS)) as episodes:
+                profile(engine, episodes, folder.path / PROFILE, say)
+            return 0
         checkpoint = folder.resume(say) if options.resume else None
         start = checkpoint.step if checkpoint else 0
         if checkpoint:
@@ -65,8 +77,12 @@ def train(options: TrainOptions, console: Console) -> int:
         engine = Engine(options, config, fabric)
         if checkpoint:
             engine.load(checkpoint)
-        with Progress(console, start, options.steps) as progress, StopSignals() as signals:
-            interrupted = _Run(options, engine, split, folder, progress).go(sampler, signals)
+        with (
+            closing(_ahead(options, sampler, start, options.steps)) as episodes,
+            Progress(console, start, options.steps) as progress,
+            StopSignals() as signals,
+        ):
+            interrupted = _Run(options, engine, split, folder, progress).go(Waiting(episodes), signals)
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -89,11 +105,11 @@ class _Run:
         self._saved = engine.step
         self._curves = True
 
-    def go(self, sampler: EpisodeSampler, signals: StopSignals) -> int:
+    def go(self, episodes: Waiting, signals: StopSignals) -> int:
         """Train until the last step, or a signal, whose number is returned; 0 at the last step."""
         engine, options = self._engine, self._options
         try:
-            for episode in prefetch(sampler, engine.step, options.steps, depth=options.prefetch):
+            for episode in episodes:
                 losses = engine.advance(episode.images, episode.labels)
                 self._window.add(engine.step, losses)
                 self._progress.advance()
@@ -101,11 +117,11 @@ class _Run:
                 stop = 0 if finished else signals.received  # read once: a later signal is heard after the next step
                 save = finished or stop or engine.step % options.checkpoint_every == 0
                 if save or engine.step % options.log_every == 0:
-                    self._log()
-                if save:
-                    self._save()
+                    self._log(episodes.share())
                 if finished or engine.step % options.sample_every == 0:
                     self._draw()
+                if save:  # last: what a run is killed before, it does again
+                    self._save()
                 if stop:
                     return stop
         except UserError as error:
@@ -113,12 +129,17 @@ class _Run:
             raise UserError(f"{error}; {kept}") from error
         return 0
 
-    def _log(self) -> None:
+    def _log(self, data_wait: float) -> None:
         losses = self._window.take()
         step = self._engine.step
         rate = learning_rate(self._options.learning_rate, step - 1, self._options.steps)
-        timing = {"learning_rate": rate, "steps_per_second": round(self._progress.rate(), 4)}
+        timing = {
+            "learning_rate": rate,
+            "steps_per_second": round(self._progress.rate(), 4),
+            "data_wait": round(data_wait, 4),
+        }
         self._folder.log({"step": step, **losses, **timing})
+        memory.release()
         self._progress.show(losses)
 
     def _save(self) -> None:
@@ -155,6 +176,10 @@ class _Run:
                 chosen = enough[:SAMPLE_CLASSES]
                 return [np.stack([classes.image(index, image) for image in range(shots)]) for index in chosen]
         return []
+
+
+def _ahead(options: TrainOptions, sampler: EpisodeSampler, start: int, stop: int) -> Generator[Episode, None, None]:
+    return prefetch(sampler, start, stop, depth=options.prefetch, workers=options.workers)
 
 
 def _resolved(options: TrainOptions, split: Split, fabric: Fabric) -> TrainOptions:

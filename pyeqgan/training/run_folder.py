@@ -31,10 +31,11 @@ from pyeqgan.training.checkpoint import (
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CURVES = "losses.png"
+PROFILE = "profile"
 
 
 class RunFolder:
-    """A folder with `config.yaml`, `metrics.jsonl`, `losses.png`, `samples/` and `checkpoints/`.
+    """A folder with `config.yaml`, `metrics.jsonl`, `losses.png`, `samples/`, `checkpoints/` and `profile/`.
 
     Use `open_run`, which makes sure that nobody else writes in it.
     """
@@ -102,13 +103,20 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what runs made here, and no other file."""
         with writing(self.path):
-            for pattern in (CONFIG, METRICS, CURVES, "samples/step_*.png"):
+            for pattern in (
+                CONFIG,
+                METRICS,
+                CURVES,
+                "samples/step_*.png",
+                f"{PROFILE}/table.txt",
+                f"{PROFILE}/trace.json.gz",
+            ):
                 for file in self.path.glob(pattern):
                     file.unlink()
             folder = self.path / "checkpoints"
             for checkpoint in (*checkpoints(folder), *folder.glob("damaged_step_*"), *folder.glob(".step_*")):
                 remove_checkpoint(checkpoint)
-            for emptied in (self.path / "samples", folder):
+            for emptied in (self.path / "samples", self.path / PROFILE, folder):
                 if emptied.is_dir() and not any(emptied.iterdir()):
                     emptied.rmdir()
 
@@ -170,7 +178,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _make_room(run: RunFolder, force: bool) -> None:
-    if not any(run.path.iterdir()):
+    # A profile is no run, nor is what a run leaves that is killed while it writes its configuration.
+    if all(path.name in (PROFILE, f".{CONFIG}") for path in run.path.iterdir()):
         return
     if not (run.path / CONFIG).exists():
         raise UserError(f"{run.path} is not empty and holds no run: expected a new or empty folder")

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from pyeqgan.models.eqgan.fusion import FusionPlan
 from pyeqgan.training import losses
@@ -72,7 +73,7 @@ def discriminator_step(
     Returns:
         The unweighted losses, detached: "hinge_real", "hinge_fake", "classification", and "penalty" when due.
     """
-    with torch.no_grad(), autocast():
+    with record_function("discriminator: fakes"), torch.no_grad(), autocast():
         fakes = generator(images, plan=plan, generator=rng).images
 
     # Real and fake go back separately: each graph is freed before the next is built.
@@ -80,7 +81,7 @@ def discriminator_step(
     real_labels = labels.repeat_interleave(shots)
     penalty_weight = weights.penalty_at(step)
     reals = images.detach().flatten(0, 1).requires_grad_(penalty_weight > 0)
-    with autocast():
+    with record_function("discriminator: forward"), autocast():
         logit, class_logits = discriminator(reals)
     terms = {
         "hinge_real": losses.hinge_real(logit),
@@ -88,17 +89,20 @@ def discriminator_step(
     }
     total = terms["hinge_real"] + weights.classification * terms["classification"]
     if penalty_weight > 0:
-        if weights.penalty == "class":
-            terms["penalty"] = losses.class_penalty(class_logits, real_labels, reals, episodes)
-        else:
-            terms["penalty"] = losses.adversarial_penalty(logit, reals)
+        with record_function("discriminator: penalty"):
+            if weights.penalty == "class":
+                terms["penalty"] = losses.class_penalty(class_logits, real_labels, reals, episodes)
+            else:
+                terms["penalty"] = losses.adversarial_penalty(logit, reals)
         total = total + penalty_weight * terms["penalty"]
-    backward(total)
+    with record_function("discriminator: backward" + (", second order" if penalty_weight > 0 else "")):
+        backward(total)
 
-    with autocast():
+    with record_function("discriminator: forward"), autocast():
         logit, _ = discriminator(fakes)
     terms["hinge_fake"] = losses.hinge_fake(logit)
-    backward(terms["hinge_fake"])
+    with record_function("discriminator: backward"):
+        backward(terms["hinge_fake"])
     return {name: term.detach() for name, term in terms.items()}
 
 
@@ -134,7 +138,7 @@ def generator_step(
         "consistency" and "mode_seeking" that have a weight.
     """
     with frozen(discriminator):
-        with autocast():
+        with record_function("generator: forward"), autocast():
             output = generator(images, plan=plan, generator=rng)
             logit, class_logits = discriminator(output.images)
         terms = {"adversarial": losses.adversarial(logit)}
@@ -145,11 +149,12 @@ def generator_step(
         if weights.consistency:
             terms["consistency"] = losses.consistent_equalization(output)
         if weights.mode_seeking:
-            with autocast():
+            with record_function("generator: forward"), autocast():
                 other = generator(images, generator=rng)
             terms["mode_seeking"] = losses.mode_seeking(output.images, other.images, output.plan, other.plan)
         weighted = [getattr(weights, name) * term for name, term in terms.items() if name != "adversarial"]
-        backward(sum(weighted, start=terms["adversarial"]))
+        with record_function("generator: backward"):
+            backward(sum(weighted, start=terms["adversarial"]))
     return {name: term.detach() for name, term in terms.items()}
 
 

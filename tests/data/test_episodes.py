@@ -190,9 +190,10 @@ def _workers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("episodes")]
 
 
-def test_prefetch_gives_every_episode_in_order() -> None:
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_prefetch_gives_every_episode_in_order(workers: int) -> None:
     sampler = _sampler(*[5] * 9)
-    episodes = list(prefetch(sampler, 7, 27))
+    episodes = list(prefetch(sampler, 7, 27, workers=workers))
     assert len(episodes) == 20 and not _workers()
     assert all(torch.equal(episode.images, sampler.episode(7 + i).images) for i, episode in enumerate(episodes))
     assert list(prefetch(sampler, 5, 5)) == []
@@ -246,6 +247,20 @@ def test_a_forgotten_prefetch_ends_its_thread() -> None:
     assert not _workers()
 
 
-def test_prefetch_needs_a_depth() -> None:
-    with pytest.raises(ValueError, match="depth 0"):
-        prefetch(_sampler(3), 0, 1, depth=0)
+def test_workers_prepare_episodes_at_the_same_time() -> None:
+    """Each waits until all three are at it: one after the other they would wait for ever."""
+    together = threading.Barrier(3, timeout=60)
+
+    class Meeting(Coded):
+        def image(self, class_index: int, image_index: int) -> np.ndarray:
+            together.wait()
+            return super().image(class_index, image_index)
+
+    sampler = EpisodeSampler(Meeting(3), batch_size=1, shots=1, seed=0)
+    assert len(list(prefetch(sampler, 0, 3, depth=1, workers=3))) == 3
+
+
+@pytest.mark.parametrize("name", ["depth", "workers"])
+def test_prefetch_needs_a_depth_and_a_worker(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} 0"):
+        prefetch(_sampler(3), 0, 1, **{name: 0})

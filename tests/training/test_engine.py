@@ -1,11 +1,17 @@
+import gc
+from itertools import pairwise
+
 import pytest
 import runs
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyeqgan.data import EpisodeSampler, open_data
 from pyeqgan.errors import UserError
 from pyeqgan.training.checkpoint import load_checkpoint, save_checkpoint
+from pyeqgan.training.device import deterministic_algorithms
 from pyeqgan.training.engine import Engine, launch, learning_rate, model_config, step_rng
+from pyeqgan.training.progress import LossWindow
 
 EVERY_LOSS = {"penalty_every": 2, "mode_seeking_weight": 1.0}
 
@@ -31,9 +37,13 @@ def advance(engine, sampler, steps):
     return losses
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_going_on_from_a_checkpoint_is_bitwise_the_same(photos, tmp_path, precision, seed):
-    options = {"seed": seed, "precision": precision, **EVERY_LOSS}
+@pytest.mark.parametrize(
+    "arithmetic",
+    [{}, {"precision": "bf16-mixed"}, {"memory_format": "channels_last"}, {"deterministic": True}],
+    ids=str,
+)
+def test_going_on_from_a_checkpoint_is_bitwise_the_same(photos, tmp_path, arithmetic, seed):
+    options = {"seed": seed, **arithmetic, **EVERY_LOSS}
     straight, sampler = build(photos, tmp_path, **options)
     first = advance(straight, sampler, 2)
     path = save_checkpoint(tmp_path, straight.step, straight.parts(), {})
@@ -76,6 +86,85 @@ def test_the_optimisers_are_as_published(photos, tmp_path):
         assert (group["betas"], group["weight_decay"], group["lr"]) == ((0.5, 0.999), 2e-4, 3e-4)
     advance(engine, sampler, 1)
     assert engine._optimizers["generator"].param_groups[0]["lr"] == 1.5e-4
+
+
+class NoReading(TorchDispatchMode):
+    """Within: a tensor's value must not be read, for which an accelerator would have to be waited for."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        reading = (torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.nonzero)
+        if function.overloadpacket in reading:
+            raise AssertionError(f"{function} within a step")
+        return function(*arguments, **(keywords or {}))
+
+
+def test_a_step_reads_no_value(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyeqgan.ops._checks.readable", lambda _: False)  # as for tensors of a GPU
+    engine, sampler = build(photos, tmp_path, **EVERY_LOSS)
+    window = LossWindow()
+    with NoReading():
+        for losses in advance(engine, sampler, 2):
+            window.add(engine.step, losses)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            losses["generator/adversarial"].item()
+    assert window.take().keys() >= {"discriminator/penalty", "generator/mode_seeking"}
+
+
+def tensors_and_objects() -> tuple[int, int]:
+    """Bytes of all tensors that Python knows, and how many objects."""
+    gc.collect()
+    found = gc.get_objects()
+    storages = [t.untyped_storage() for t in found if issubclass(type(t), torch.Tensor)]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values()), len(found)
+
+
+def test_steps_leave_nothing_behind(photos, tmp_path):
+    """A leak shows in every round; what is imported or cached late, in one."""
+    engine, sampler = build(photos, tmp_path, **EVERY_LOSS)
+    window = LossWindow()
+
+    def round_of_steps() -> tuple[int, int]:
+        for losses in advance(engine, sampler, 8):
+            window.add(engine.step, losses)
+        window.take()
+        return tensors_and_objects()
+
+    counts = [round_of_steps() for _ in range(4)]
+    growth = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(counts)]
+    assert min(growth[i][0] for i in range(3)) < 8 * 1024, f"bytes of tensors: {growth}"
+    assert min(growth[i][1] for i in range(3)) < 8, f"objects: {growth}"
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_the_memory_format_is_that_of_the_weights_and_changes_no_result(photos, tmp_path, memory_format):
+    plain, sampler = build(photos, tmp_path)
+    engine, _ = build(photos, tmp_path, memory_format=memory_format)
+    weight = engine.discriminator.blocks[0].convolution1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == (memory_format == "channels_last")
+    for losses, expected in zip(advance(engine, sampler, 2), advance(plain, sampler, 2), strict=True):
+        torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_generator_has_the_same_losses(photos, tmp_path):
+    plain, sampler = build(photos, tmp_path, fusion="mean")  # local fusion jumps from match to match
+    compiled, _ = build(photos, tmp_path, fusion="mean", compile=True)
+    assert compiled.parts().keys() == plain.parts().keys()
+    for losses, expected in zip(advance(compiled, sampler, 3), advance(plain, sampler, 3), strict=True):
+        torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    assert compiled.generator._compiled_call_impl is not None
+    assert compiled.parts()["generator"].keys() == plain.parts()["generator"].keys()
+
+
+def test_deterministic_algorithms_are_asked_for_and_then_no_more():
+    numbers, place = torch.zeros(2), torch.tensor([0, 0])
+    for wanted in (True, False):
+        with deterministic_algorithms(wanted):
+            assert torch.are_deterministic_algorithms_enabled() == wanted
+            if wanted:
+                with pytest.raises(RuntimeError, match="deterministic"):
+                    numbers.put_(place, torch.ones(2))
+        assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("part", ["generator", "discriminator"])

@@ -2,11 +2,14 @@ import os
 import shutil
 import signal
 import sys
+import threading
 
 import pytest
 import runs
+import torch
 import yaml
 
+from pyeqgan.data import EpisodeSampler
 from pyeqgan.errors import UserError
 from pyeqgan.training.checkpoint import checkpoints, load_latest
 from pyeqgan.training.engine import Engine
@@ -15,8 +18,6 @@ from pyeqgan.training.run_folder import RunFolder, open_run, read_config
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -262,6 +263,40 @@ def test_without_matplotlib_there_are_no_curves_and_one_line_says_so(photos, tmp
     assert told.count("matplotlib is not installed") == 1
     assert not (tmp_path / "run" / "losses.png").exists()
     assert (tmp_path / "run" / "samples" / "step_00000002.png").exists()
+
+
+def test_a_run_honours_the_deterministic_flag(photos, tmp_path, monkeypatch):
+    seen = []
+    at_step(monkeypatch, 0, lambda: seen.append(torch.are_deterministic_algorithms_enabled()))
+    for flag in (True, False):
+        assert runs.run(photos, tmp_path / str(flag), steps=1, deterministic=flag)[0] == 0
+    assert seen == [True, False] and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_share_of_waiting_is_in_the_metrics(straight):
+    shares = [line["data_wait"] for line in RunFolder(straight[0]).metrics()]
+    assert len(shares) == 4 and all(0 <= share <= 1 for share in shares)
+
+
+def test_the_number_of_workers_changes_nothing(straight, photos, tmp_path):
+    assert runs.run(photos, tmp_path / "run", workers=5, prefetch=2)[0] == 0
+    runs.assert_same_end(straight[0], tmp_path / "run", 4)
+
+
+def test_a_worker_that_dies_ends_the_run_with_its_own_error(straight, photos, finished, monkeypatch):
+    episode = EpisodeSampler.episode
+
+    def die(sampler, step):
+        if step == 5:
+            raise SystemError("a decoder's own fault")
+        return episode(sampler, step)
+
+    monkeypatch.setattr(EpisodeSampler, "episode", die)
+    with pytest.raises(SystemError, match="a decoder's own fault") as error:
+        runs.run(photos, finished, resume=True, steps=8)
+    assert any(entry.name == "die" for entry in error.traceback), "it tells where"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("episodes")]
+    assert load_latest(finished, pytest.fail).step == 4
 
 
 def test_a_terminal_gets_a_bar(photos, tmp_path):

@@ -7,8 +7,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from training import published
 
+from pyeqgan.benchmarks import published
 from pyeqgan.models import EqGAN, EqGANConfig
 from pyeqgan.training import LossWeights, discriminator_step, generator_step
 
