@@ -22,9 +22,20 @@ Fusion = Literal["local", "mean"]
 Equalization = Literal["scales", "shared"]
 Detail = Literal["fused", "base", "none"]
 Penalty = Literal["class", "adversarial", "none"]
+Strategy = Literal["auto", "ddp", "fsdp"]
 
 # What may change when a run is resumed; with any other option changed it would no longer be the same run.
-CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "log_every", "prefetch", "device")
+CHANGEABLE = (
+    "steps",
+    "checkpoint_every",
+    "sample_every",
+    "log_every",
+    "prefetch",
+    "device",
+    "devices",
+    "nodes",
+    "strategy",
+)
 # How the command was called: no part of a run's configuration.
 CALL = ("output", "resume", "force")
 
@@ -46,7 +57,7 @@ class TrainOptions:
     image_size: int = 128
     """Height and width of the images, a multiple of 16 from 32 to 256."""
     batch_size: int = 8
-    """Episodes per step; each gives one generated image."""
+    """Episodes per step, of all processes together; each gives one generated image."""
     shots: int = 3
     """K, images of one class per episode, fused into one."""
     width: float = 1.0
@@ -98,6 +109,12 @@ class TrainOptions:
     """Episodes prepared ahead by a background thread."""
     device: Device = "auto"
     """Where to compute; auto is cuda if there is one."""
+    devices: int = 1
+    """Processes on this machine, each with a GPU or a share of the CPU's cores and an equal share of every batch."""
+    nodes: int = 1
+    """Machines, each with as many processes. torchrun, where it starts them, sets both numbers."""
+    strategy: Strategy = "auto"
+    """With several processes: each keeps both networks (ddp, auto) or shares the discriminator's weights (fsdp)."""
     precision: Precision = "32"
     """Arithmetic of the networks."""
     resume: FlagCreatePairsOff[bool] = False
@@ -109,6 +126,11 @@ class TrainOptions:
         for name in ("steps", "batch_size", "shots", "penalty_every", "checkpoint_every", "sample_every", "log_every"):
             _at_least(name, getattr(self, name), 1)
         _at_least("prefetch", self.prefetch, 1)
+        _at_least("devices", self.devices, 1)
+        _at_least("nodes", self.nodes, 1)
+        if self.batch_size % (self.devices * self.nodes):
+            processes = f"{self.devices * self.nodes} processes (--devices × --nodes)"
+            raise UserError(f"--batch-size {self.batch_size}, expected a multiple of the {processes}")
         if self.seen_classes is not None:
             _at_least("seen_classes", self.seen_classes, 1)
         if not 0 <= self.seed < 2**32:

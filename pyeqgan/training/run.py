@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from lightning_fabric import Fabric
 from rich.console import Console
 
 from pyeqgan.data import EpisodeSampler, Split, open_data, prefetch, to_tensor, to_uint8
 from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.options import Device, TrainOptions
-from pyeqgan.training.checkpoint import Checkpoint
+from pyeqgan.training.checkpoint import Checkpoint, Report
 from pyeqgan.training.engine import Engine, launch, learning_rate, model_config
 from pyeqgan.training.pictures import Pixels, beside, image_grid, loss_curves
+from pyeqgan.training.processes import Processes
 from pyeqgan.training.progress import LossWindow, Progress
 from pyeqgan.training.run_folder import RunFolder, open_run
 from pyeqgan.training.signals import StopSignals
@@ -27,7 +28,8 @@ SAMPLE_CLASSES, SAMPLES = 4, 6
 def train(options: TrainOptions, console: Console) -> int:
     """Train as `options` say, or go on with it, in the folder they name.
 
-    SIGTERM and SIGINT end it after the step at hand, with a checkpoint; a second one ends it at once.
+    SIGTERM and SIGINT end it after the step at hand, with a checkpoint; a second one ends it at once. Of several
+    processes the first alone writes and tells; all end after the same step, also when one of them fails.
 
     Args:
         options: of the run; with `options.resume` the run in `options.output` is continued.
@@ -43,30 +45,33 @@ def train(options: TrainOptions, console: Console) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    fabric = launch(options.device, options.precision)
+    processes = launch(options.device, options.precision, options.devices, options.nodes)
+    if processes.rank > 0:
+        console = Console(quiet=True)
     split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
     sampler = EpisodeSampler(
-        split.seen, batch_size=options.batch_size, shots=options.shots, seed=options.seed, flip=options.flip
+        split.seen,
+        batch_size=options.batch_size,
+        shots=options.shots,
+        seed=options.seed,
+        flip=options.flip,
+        rows=processes.rows(options.batch_size),
     )
-    options = _resolved(options, split, fabric)
+    options = _resolved(options, split, processes)
     config = model_config(options, len(split.seen))
-    with open_run(options) as folder:
-        checkpoint = folder.resume(say) if options.resume else None
+    with ExitStack() as stack, processes.together():
+        folder, checkpoint = processes.first(lambda: _open(options, split, stack, say))
         start = checkpoint.step if checkpoint else 0
-        if checkpoint:
-            _check_continuation(options, split, checkpoint)
-            if start == options.steps:
-                say(f"{folder.path} is finished: all its {start} steps are done")
-                return 0
+        if start == options.steps:
+            say(f"{folder.path} is finished: all its {start} steps are done")
+            return 0
         if options.resume:
             say(f"resuming {folder.path} at step {start}" + ("" if checkpoint else ", as it has no checkpoint yet"))
-        folder.write_config(options)
-        folder.forget_after(start)
-        engine = Engine(options, config, fabric)
+        engine = Engine(options, config, processes)
         if checkpoint:
             engine.load(checkpoint)
         with Progress(console, start, options.steps) as progress, StopSignals() as signals:
-            interrupted = _Run(options, engine, split, folder, progress).go(sampler, signals)
+            interrupted = _Run(options, engine, split, folder, progress, processes).go(sampler, signals)
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -78,14 +83,21 @@ class _Run:
     """Steps, and what is due between them: lines, checkpoints, pictures."""
 
     def __init__(
-        self, options: TrainOptions, engine: Engine, split: Split, folder: RunFolder, progress: Progress
+        self,
+        options: TrainOptions,
+        engine: Engine,
+        split: Split,
+        folder: RunFolder,
+        progress: Progress,
+        processes: Processes,
     ) -> None:
         self._options = options
         self._engine = engine
         self._split = split
         self._folder = folder
         self._progress = progress
-        self._window = LossWindow()
+        self._processes = processes
+        self._window = LossWindow(processes)
         self._saved = engine.step
         self._curves = True
 
@@ -98,14 +110,15 @@ class _Run:
                 self._window.add(engine.step, losses)
                 self._progress.advance()
                 finished = engine.step == options.steps
-                stop = 0 if finished else signals.received  # read once: a later signal is heard after the next step
+                # Read once: a later signal is heard after the next step.
+                stop = 0 if finished else self._processes.agree(signals.received)
                 save = finished or stop or engine.step % options.checkpoint_every == 0
                 if save or engine.step % options.log_every == 0:
                     self._log()
                 if save:
                     self._save()
                 if finished or engine.step % options.sample_every == 0:
-                    self._draw()
+                    self._processes.first(self._draw)
                 if stop:
                     return stop
         except UserError as error:
@@ -118,7 +131,7 @@ class _Run:
         step = self._engine.step
         rate = learning_rate(self._options.learning_rate, step - 1, self._options.steps)
         timing = {"learning_rate": rate, "steps_per_second": round(self._progress.rate(), 4)}
-        self._folder.log({"step": step, **losses, **timing})
+        self._processes.first(lambda: self._folder.log({"step": step, **losses, **timing}))
         self._progress.show(losses)
 
     def _save(self) -> None:
@@ -127,7 +140,8 @@ class _Run:
             "options": self._options.to_dict(),
             "classes": list(self._split.seen.class_names),
         }
-        self._folder.save(self._engine.step, self._engine.parts(), about)
+        parts = self._engine.parts()
+        self._processes.first(lambda: self._folder.save(self._engine.step, parts, about))
         self._saved = self._engine.step
 
     def _draw(self) -> None:
@@ -157,10 +171,22 @@ class _Run:
         return []
 
 
-def _resolved(options: TrainOptions, split: Split, fabric: Fabric) -> TrainOptions:
+def _open(options: TrainOptions, split: Split, stack: ExitStack, say: Report) -> tuple[RunFolder, Checkpoint | None]:
+    """The run's folder, open until `stack` is left, and the checkpoint to continue from."""
+    folder = stack.enter_context(open_run(options))
+    checkpoint = folder.resume(say) if options.resume else None
+    if checkpoint:
+        _check_continuation(options, split, checkpoint)
+    if checkpoint is None or checkpoint.step < options.steps:
+        folder.write_config(options)
+        folder.forget_after(checkpoint.step if checkpoint else 0)
+    return folder, checkpoint
+
+
+def _resolved(options: TrainOptions, split: Split, processes: Processes) -> TrainOptions:
     """The options with nothing left to chance: two runs are the same if these are."""
     data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
-    device: Device = "cpu" if fabric.device.type == "cpu" else "cuda"
+    device: Device = "cpu" if processes.fabric.device.type == "cpu" else "cuda"
     return dataclasses.replace(options, data=data, seen_classes=len(split.seen), device=device)
 
 
