@@ -8,6 +8,7 @@ penalty are those of the whole batch. So their number changes nothing but roundi
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, cast
@@ -194,6 +195,7 @@ def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 
     accelerator = resolve_device(device)
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise UserError(f"--devices {devices}, expected at most {torch.cuda.device_count()}, the CUDA devices here")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce every process
     # Both strategies are "ddp" to Fabric: it launches, and wraps no network.
     strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)

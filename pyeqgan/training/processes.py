@@ -33,8 +33,8 @@ class Processes:
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
-        self.rank = fabric.global_rank
-        self.count = fabric.world_size
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.count = dist.get_world_size() if dist.is_initialized() else 1
         # What the hosts tell each other does not wait for a GPU, and gloo notices at once when a process has died.
         self._hosts = dist.new_group(backend="gloo") if self.count > 1 else None
 

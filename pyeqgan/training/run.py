@@ -45,10 +45,12 @@ def train(options: TrainOptions, console: Console) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    # Before the other processes start: what is wrong with the data is then told once.
+    split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
+    config = model_config(options, len(split.seen))
     processes = launch(options.device, options.precision, options.devices, options.nodes)
     if processes.rank > 0:
         console = Console(quiet=True)
-    split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
     sampler = EpisodeSampler(
         split.seen,
         batch_size=options.batch_size,
@@ -58,7 +60,6 @@ def train(options: TrainOptions, console: Console) -> int:
         rows=processes.rows(options.batch_size),
     )
     options = _resolved(options, split, processes)
-    config = model_config(options, len(split.seen))
     with ExitStack() as stack, processes.together():
         folder, checkpoint = processes.first(lambda: _open(options, split, stack, say))
         start = checkpoint.step if checkpoint else 0

@@ -1,15 +1,20 @@
-"""contrastive_loss with ``group=``: two processes must find what one finds."""
+"""contrastive_loss with ``group=``: two or three processes must find what one finds, by either way of the keys."""
 
 from __future__ import annotations
 
+import os
+
+import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from sampling import seed_everything
 
 from pyeqgan.functional import contrastive_loss
+from pyeqgan.ops._sharded import Keys, too_many_to_gather
 
-SIZES = (23, 40)  # rows of either rank; ranks need not hold equally many
+SIZES = ((23, 40), (23, 0, 40))  # rows of the ranks, which need not hold equally many, or any
+LIMITS = {"gather": str(1 << 30), "ring": "0"}
 CASES = [
     {"mode": mode, "reduction": reduction, "separate": separate, "ids": ids}
     for mode, reduction, separate, ids in (
@@ -22,7 +27,7 @@ CASES = [
 
 
 def make_rows():
-    total = sum(SIZES)
+    total = sum(SIZES[0])
     names = ("queries", "keys")
     rows = {name: torch.randn(total, 5, dtype=torch.float64) for name in names}
     rows |= {f"{name}_labels": torch.randint(-1, 3, (total,)) for name in names}
@@ -48,34 +53,38 @@ def losses_and_gradients(rows, case, group):
     return [x.detach() for x in (loss, *first, *second)]
 
 
-def work(rank, address, rows, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=len(SIZES))
-    try:
-        own = {name: value.split(SIZES)[rank] for name, value in rows.items()}
-        results.put((rank, [[x.numpy() for x in losses_and_gradients(own, c, dist.group.WORLD)] for c in CASES]))
-    finally:
-        dist.destroy_process_group()
+def work(rank, sizes, rows):
+    own = {name: value.split(sizes)[rank] for name, value in rows.items()}
+    found = {}
+    for way, limit in LIMITS.items():
+        os.environ["PYEQGAN_GATHER_LIMIT"] = limit
+        found[way] = [losses_and_gradients(own, case, dist.group.WORLD) for case in CASES]
+    return found
 
 
-def test_two_processes_find_what_one_finds(tmp_path):
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_several_processes_find_what_one_finds(tmp_path, sizes):
     seed_everything()
     rows = make_rows()
-    results = mp.get_context("spawn").SimpleQueue()
-    context = mp.spawn(work, (f"file://{tmp_path / 'store'}", rows, results), nprocs=len(SIZES), join=False)
-    ranks = dict(results.get() for _ in SIZES)
-    while not context.join():
-        continue
+    found = ranks.run(work, len(sizes), tmp_path, sizes, rows)
     for number, case in enumerate(CASES):
         expected = losses_and_gradients(rows, case, None)
-        shares = [[torch.as_tensor(x) for x in ranks[r][number]] for r in range(len(SIZES))]
         count = len(expected) // 2  # the gradients of one order
-        for i, value in enumerate(expected):
-            parts = [s[i] for s in shares]
-            if i == 0:  # the loss of all ranks, on each
-                for part in parts:
-                    torch.testing.assert_close(part, value, msg=lambda m, case=case: f"{case} loss: {m}")
-                continue
-            temperature = i in (2, 2 + count)
-            joined = sum(parts) if temperature else torch.cat(parts)
-            torch.testing.assert_close(joined, value, msg=lambda m, case=case, i=i: f"{case} tensor {i}: {m}")
+        for way in LIMITS:
+            shares = [rank[way][number] for rank in found]
+            for i, value in enumerate(expected):
+                parts = [s[i] for s in shares]
+                if i == 0:  # the loss of all ranks, on each
+                    for part in parts:
+                        torch.testing.assert_close(part, value, msg=lambda m, c=case, w=way: f"{c} {w} loss: {m}")
+                    continue
+                temperature = i in (2, 2 + count)
+                joined = sum(parts) if temperature else torch.cat(parts)
+                torch.testing.assert_close(joined, value, msg=lambda m, c=case, w=way, i=i: f"{c} {w} tensor {i}: {m}")
+
+
+def test_a_limit_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("PYEQGAN_GATHER_LIMIT", "1 GiB")
+    keys = Keys(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), None, [2])
+    with pytest.raises(ValueError, match="PYEQGAN_GATHER_LIMIT: expected a number of bytes, got '1 GiB'"):
+        too_many_to_gather(keys)
