@@ -166,12 +166,15 @@ class Engine:
         optimizer.step()
 
     def _optimizer_state(self) -> dict[str, Tensor]:
-        """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters."""
+        """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters.
+
+        Sorted: gathering a shard takes all processes, in one order.
+        """
         return {
             f"{name}.{index}.{key}": whole(tensor)
             for name, optimizer in self._optimizers.items()
-            for index, state in optimizer.state_dict()["state"].items()
-            for key, tensor in state.items()
+            for index, state in sorted(optimizer.state_dict()["state"].items())
+            for key, tensor in sorted(state.items())
         }
 
     def _load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
