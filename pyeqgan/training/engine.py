@@ -151,8 +151,8 @@ class Engine:
     def _draw_plan(self, images: Tensor, rng: torch.Generator) -> FusionPlan:
         """The rows of these images in the plan of the whole batch."""
         batch = len(images) * self._processes.count
-        plan = self.generator.sample_plan(batch, images.shape[1], generator=rng, device=images.device)
-        return plan.rows(self._processes.rows(batch))
+        rows = self._processes.rows(batch)
+        return self.generator.sample_plan(batch, images.shape[1], generator=rng, device=images.device, rows=rows)
 
     def _update(self, name: str, rate: float) -> None:
         optimizer = self._optimizers[name]
