@@ -1,5 +1,7 @@
 """Runs of two processes as a user starts them: by --devices, by torchrun; ended, killed, resumed by another number."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from pyeqgan.training.checkpoint import load_latest
 from pyeqgan.training.engine import Engine
 
 STEPS = 1000  # more than any of these runs takes
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--max-restarts", "1", "--nproc-per-node", "2", "-m"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,30 +57,60 @@ def stop_after(patch, step):
 def start(data, output, *arguments, launcher=()):
     settings = ["--checkpoint-every", "2", "--log-every", "1", "--steps", str(STEPS), "--device", "cpu", *runs.FLAGS]
     module = [*launcher, "pyeqgan", "train", "--data", str(data), "--output", str(output), *settings, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, "-m", *module], env=environment, start_new_session=True, **pipes)
+    # A restart meets the addresses of those before it in torchrun's store, unless each has its own.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with open(log(output), "w") as file:
+        pipes = {"stdout": file, "stderr": subprocess.STDOUT}
+        return subprocess.Popen([sys.executable, "-m", *module], env=environment, **pipes)
 
 
-def wait_for_step(process, output, step):
+def log(output):
+    return output.with_suffix(".log")
+
+
+def wait_for(process, output, what, happened):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if (output / "metrics.jsonl").exists() and len(runs.losses(output)) >= step:
+        if happened():
             return
         time.sleep(0.01)
     end(process)
-    pytest.fail(f"no step {step}: {process.communicate()[0]}")
+    pytest.fail(f"no {what}: {log(output).read_text()}")
+
+
+def wait_for_step(process, output, step):
+    metrics = output / "metrics.jsonl"
+    wait_for(process, output, f"step {step}", lambda: metrics.exists() and len(runs.losses(output)) >= step)
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def end(process):
-    """Kill a run with all of its processes, which are a session."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kill a run with all of its processes."""
+    for pid in (process.pid, *children(process.pid)) if process.poll() is None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def is_unlocked(folder):
+    """Whether the process that wrote there is gone: the kernel keeps its lock until then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def worker(process, rank):
     """The process that torchrun started as `rank`."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return next(int(c) for c in children if f"\0RANK={rank}\0" in Path(f"/proc/{c}/environ").read_text())
+    found = children(process.pid)
+    return next(pid for pid in found if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text())
 
 
 def assert_same_losses(found, expected):
@@ -93,7 +125,8 @@ def test_two_processes_share_the_discriminator_end_on_sigterm_and_one_goes_on(st
     process = start(data, output, "--devices", "2", "--strategy", "fsdp")
     wait_for_step(process, output, 3)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=120)
+    process.wait(120)
+    told = log(output).read_text()
     assert process.returncode == 128 + signal.SIGTERM, told
     done = len(runs.losses(output))
     assert load_latest(output, pytest.fail).step == done
@@ -109,7 +142,9 @@ def test_two_processes_share_the_discriminator_end_on_sigterm_and_one_goes_on(st
     assert (tmp_path / "new" / "generated_001.png").exists()
 
 
-def test_torchrun_goes_on_with_two_processes_and_ends_with_the_first_that_dies(straight, tmp_path, monkeypatch):
+def test_torchrun_goes_on_with_two_processes_restarts_when_one_dies_and_is_killed_itself(
+    straight, tmp_path, monkeypatch
+):
     data, expected = straight
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -118,14 +153,19 @@ def test_torchrun_goes_on_with_two_processes_and_ends_with_the_first_that_dies(s
     process = start(data, output, "--resume", launcher=TORCHRUN)
     wait_for_step(process, output, 5)
     os.kill(worker(process, 1), signal.SIGKILL)
-    told, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    wait_for(process, output, "restart", lambda: log(output).read_text().count(f"resuming {output} at step ") == 2)
+    told = log(output).read_text()
     assert "pyeqgan: process 0 stopped: another process of the run has ended" in told
     assert f"resuming {output} at step 2" in told
 
-    last = load_latest(output, pytest.fail).step
-    done = len(runs.losses(output))
+    wait_for_step(process, output, len(runs.losses(output)) + 1)
+    end(process)
+    deadline = time.monotonic() + 120
+    while not is_unlocked(output) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    last, done = load_latest(output, pytest.fail).step, len(runs.losses(output))
     assert 4 <= last <= done <= last + 2
+
     stop_after(monkeypatch, last + 1)
     runs.run(data, output, steps=STEPS, resume=True)
     shared = min(last + 1, len(expected))
