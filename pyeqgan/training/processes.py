@@ -106,7 +106,8 @@ class Processes:
         except RuntimeError as error:
             # gloo has no exception of its own: its messages name the file of its sources.
             if self.count > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
-                raise UserError(f"process {self.rank} stopped: another process of the run has ended") from error
+                ended = f"process {self.rank} stopped: another process of the run has ended"
+                raise UserError(f"{ended}; --resume continues from the last checkpoint") from error
             raise
 
 
