@@ -37,7 +37,7 @@ def make_rows():
 
 
 def losses_and_gradients(rows, case, group):
-    """The loss, its gradients, and the gradients of their squares."""
+    """The loss, its gradients without and with a graph of their own, and the gradients of their squares."""
     leaves = [rows["queries"].clone().requires_grad_(), torch.tensor(0.2, dtype=torch.float64, requires_grad=True)]
     options = {"mode": case["mode"], "reduction": case["reduction"], "group": group, "temperature": leaves[1]}
     if case["ids"]:
@@ -48,10 +48,11 @@ def losses_and_gradients(rows, case, group):
         if case["ids"]:
             options["key_ids"] = rows["keys_ids"]
     loss = contrastive_loss(leaves[0], rows["queries_labels"], **options)
+    plain = torch.autograd.grad(loss, leaves, retain_graph=True)
     first = torch.autograd.grad(loss, leaves, create_graph=True)
     # Of the features alone: each rank holds a share of the temperature's gradient, and a square of shares is no share.
     second = torch.autograd.grad(sum(g.square().sum() for g in (first[0], *first[2:])), leaves)
-    return [x.detach() for x in (loss, *first, *second)]
+    return [x.detach() for x in (loss, *plain, *first, *second)]
 
 
 def work(rank, rows):
@@ -73,14 +74,14 @@ def test_several_processes_find_what_one_finds(tmp_path):
     found = ranks.run(work, max(map(len, SIZES)), tmp_path, rows)
     for number, case in enumerate(CASES):
         expected = losses_and_gradients(rows, case, None)
-        count = len(expected) // 2  # the gradients of one order
+        count = len(expected) // 3  # the gradients of one kind
         for sizes, way in itertools.product(SIZES, LIMITS):
             shares = [rank[sizes, way][number] for rank in found[: len(sizes)]]
             for i, value in enumerate(expected):
                 parts = [share[i] for share in shares]
                 if i == 0:  # the loss of all ranks, on each
                     joined, value = torch.stack(parts), value.expand(len(parts))
-                elif i in (2, 2 + count):  # the temperature's gradient
+                elif i in (2, 2 + count, 2 + 2 * count):  # the temperature's gradient
                     joined = sum(parts)
                 else:
                     joined = torch.cat(parts)
