@@ -8,7 +8,7 @@ kernels save; the second derivative, when it is asked for, is that of the gather
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from pyeqgan.ops import _library as library
 from pyeqgan.ops._contrastive_blocks import BLOCK_SCORES
 from pyeqgan.ops._sharded import Keys, gather_keys
 
-_GRADIENT_TAG = 8
+_GRADIENT_TAG = 8  # above those of a block: keys, labels, ids
 
 
 class _Settings(NamedTuple):
@@ -106,7 +106,7 @@ class _Rows(torch.autograd.Function):
         grad, settings = grads[0], ctx.settings
         q, k, temperature, query_labels, query_ids, key_labels, key_ids, boundary, weight, count = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # the gradients are to be differentiated in their turn
 
             def gathered(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
                 keys, labels, ids = gather_keys(Keys(k, key_labels, key_ids, settings.sizes), settings.group)
@@ -173,7 +173,7 @@ def _circulate(block: Sequence[Tensor], settings: _Settings) -> Iterator[Sequenc
             block = arrival()
 
 
-def _pass_on(block: Sequence[Tensor], settings: _Settings, hop: int, tag: int) -> Any:
+def _pass_on(block: Sequence[Tensor], settings: _Settings, hop: int, tag: int) -> Callable[[], Sequence[Tensor]]:
     """Send the block held after ``hop`` hops to the next rank; returns a function that waits for the one before it."""
     group, sizes = settings.group, settings.sizes
     rank, count = dist.get_rank(group), len(sizes)

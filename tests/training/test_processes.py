@@ -18,7 +18,7 @@ from pyeqgan.training.engine import Engine, model_config
 from pyeqgan.training.processes import Processes, _buckets
 from pyeqgan.training.sharding import whole
 
-STEPS = 3  # the lazy penalty is due, is not, and is due
+STEPS = 2  # the lazy penalty is due, then it is not
 SETTINGS = {"batch_size": 4, "mode_seeking_weight": 1.0, "penalty_every": 2, "learning_rate": 1e-3, "steps": 100}
 RUNS = {
     "ddp": {"strategy": "ddp", "penalty": "adversarial"},
@@ -98,7 +98,7 @@ def run_seed():
 
 @pytest.fixture(scope="module")
 def one(photos, run_seed, tmp_path_factory):
-    """What one process finds, by its penalty; "resumed": three steps later."""
+    """What one process finds, by its penalty; "resumed": as many steps later."""
     folder = tmp_path_factory.mktemp("one")
     found = {}
     for penalty in ("adversarial", "class"):
