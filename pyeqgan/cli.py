@@ -61,6 +61,8 @@ examples:
   pyeqgan train --output runs/photos --data photos --seen-classes 85
   pyeqgan train --output runs/photos --resume
   pyeqgan train --output runs/photos --resume --steps 200000
+  pyeqgan train --output runs/photos --resume --devices 4
+  torchrun --nproc-per-node 4 -m pyeqgan train --output runs/photos --resume
   pyeqgan train --output runs/photos --resume --profile
 
 notes:
@@ -68,12 +70,15 @@ notes:
   into its folder. SIGTERM or Ctrl-C end it with a checkpoint, and with status
   128 plus the signal's number.
   The learning rate is constant for half of --steps, then falls linearly to 0.
-  With --resume only --steps, the three intervals, --prefetch, --workers and
-  --device may differ from the run's. With more --steps the learning rate is that of the new
-  total from there on, so it may rise again. On the CPU, with as many threads, a
-  resumed run ends bit for bit as one that was never interrupted.
-  --profile takes six steps, tells where their time went, by part and by
-  operation, and keeps nothing of them but profile/table.txt and
+  With --resume only --steps, the three intervals, --prefetch, --workers, --device,
+  --devices, --nodes and --strategy may differ from the run's. With more --steps
+  the learning rate is that of the new total from there on, so it may rise again.
+  On the CPU, with as many threads and processes, a resumed run ends bit for bit
+  as one that was never interrupted; another number of processes changes rounding
+  only. With --nodes the same command runs on every machine, with MASTER_ADDR,
+  MASTER_PORT and NODE_RANK in its environment.
+  --profile takes six steps of one process, tells where their time went, by part
+  and by operation, and keeps nothing of them but profile/table.txt and
   profile/trace.json.gz (for chrome://tracing). The folder need not hold a run yet.
   --force removes the files that the earlier run made, and never any others."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyeqgan import functional
@@ -28,6 +29,8 @@ def _make_norm(norm: str | None, channels: int) -> nn.Module:
 
 def _norm_arguments(norm: nn.Module, prefix: str = "") -> dict[str, Any]:
     """The arguments a functional call takes from a norm module, which counts the batch as torch's own does."""
+    if isinstance(norm, nn.SyncBatchNorm):
+        raise TypeError("expected norms of one process: the kernel takes the statistics, got SyncBatchNorm")
     if not isinstance(norm, nn.BatchNorm2d):
         return {}
     if norm.training and norm.num_batches_tracked is not None:
@@ -38,6 +41,12 @@ def _norm_arguments(norm: nn.Module, prefix: str = "") -> dict[str, Any]:
         f"{prefix}running_mean": norm.running_mean,
         f"{prefix}running_var": norm.running_var,
     }
+
+
+def _activate(x: Tensor, activation: str | None, negative_slope: float) -> Tensor:
+    if activation is None:
+        return x
+    return F.leaky_relu(x, negative_slope) if activation == "leaky_relu" else getattr(torch, activation)(x)
 
 
 class EqualizationFusion(nn.Module):
@@ -116,7 +125,8 @@ class EqualizationFusion(nn.Module):
 class SkipDecoderBlock(nn.Module):
     """Upsample by two, join a skip connection, convolve 3×3, normalise and activate.
 
-    See :func:`pyeqgan.functional.skip_decoder_block` for the maths and the source.
+    See :func:`pyeqgan.functional.skip_decoder_block` for the maths and the source. With a
+    :class:`torch.nn.SyncBatchNorm` in the place of ``norm`` the norm and the activation run apart.
 
     Args:
         in_channels, skip_channels, out_channels: of x, of the skip connection (0: there is none) and of the result.
@@ -154,6 +164,10 @@ class SkipDecoderBlock(nn.Module):
             expected = "None" if self.skip_channels == 0 else f"{self.skip_channels} channels"
             got = "None" if skip is None else f"shape {tuple(skip.shape)}"
             raise ValueError(f"SkipDecoderBlock: skip: expected {expected}, got {got}")
+        if isinstance(self.norm, nn.SyncBatchNorm):
+            # Its statistics are of several processes: they cannot be taken inside the operation.
+            y = functional.skip_decoder_block(x, skip, self.conv.weight, self.conv.bias, activation=None)
+            return _activate(self.norm(y), self.activation, self.negative_slope)
         return functional.skip_decoder_block(
             x,
             skip,

@@ -23,9 +23,21 @@ Equalization = Literal["scales", "shared"]
 Detail = Literal["fused", "base", "none"]
 Penalty = Literal["class", "adversarial", "none"]
 MemoryFormat = Literal["contiguous", "channels_last"]
+Strategy = Literal["auto", "ddp", "fsdp"]
 
 # What may change when a run is resumed; with any other option changed it would no longer be the same run.
-CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "log_every", "prefetch", "workers", "device")
+CHANGEABLE = (
+    "steps",
+    "checkpoint_every",
+    "sample_every",
+    "log_every",
+    "prefetch",
+    "workers",
+    "device",
+    "devices",
+    "nodes",
+    "strategy",
+)
 # How the command was called: no part of a run's configuration.
 CALL = ("output", "resume", "force", "profile")
 
@@ -47,7 +59,7 @@ class TrainOptions:
     image_size: int = 128
     """Height and width of the images, a multiple of 16 from 32 to 256."""
     batch_size: int = 8
-    """Episodes per step; each gives one generated image."""
+    """Episodes per step, of all processes together; each gives one generated image."""
     shots: int = 3
     """K, images of one class per episode, fused into one."""
     width: float = 1.0
@@ -101,6 +113,12 @@ class TrainOptions:
     """Threads that prepare them. metrics.jsonl tells the share of the time that was spent waiting: data_wait."""
     device: Device = "auto"
     """Where to compute; auto is cuda if there is one."""
+    devices: int = 1
+    """Processes on this machine, each with a GPU or a share of the CPU's cores and an equal share of every batch."""
+    nodes: int = 1
+    """Machines, each with as many processes. torchrun, where it starts them, sets both numbers."""
+    strategy: Strategy = "auto"
+    """With several processes: each keeps both networks (ddp, auto) or shares the discriminator's weights (fsdp)."""
     precision: Precision = "32"
     """Arithmetic of the networks."""
     memory_format: MemoryFormat = "contiguous"
@@ -119,8 +137,11 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "shots", "penalty_every", "checkpoint_every", "sample_every", "log_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("prefetch", "workers"):
+        for name in ("prefetch", "workers", "devices", "nodes"):
             _at_least(name, getattr(self, name), 1)
+        if self.batch_size % (self.devices * self.nodes):
+            processes = f"{self.devices * self.nodes} processes (--devices × --nodes)"
+            raise UserError(f"--batch-size {self.batch_size}, expected a multiple of the {processes}")
         if self.seen_classes is not None:
             _at_least("seen_classes", self.seen_classes, 1)
         if not 0 <= self.seed < 2**32:

@@ -58,7 +58,8 @@ def test_every_option_is_explained_and_every_command_has_an_example(capsys, comm
 def test_the_flags_are_those_that_were_promised(capsys):
     train = help_of(capsys, "train")
     promised = "data output steps image-size batch-size shots width seed checkpoint-every device precision resume force"
-    assert all(re.search(rf"^[ │]+--{name}\b", train, re.MULTILINE) for name in promised.split())
+    of_processes = "devices nodes strategy"
+    assert all(re.search(rf"^[ │]+--{n}\b", train, re.MULTILINE) for n in f"{promised} {of_processes}".split())
     assert "--no-resume" not in train and "--no-force" not in train
     assert "{auto,cpu,cuda}" in train and "{32,bf16-mixed}" in train
     generate = help_of(capsys, "generate")
@@ -100,6 +101,8 @@ def test_a_mistake_is_told_alike_in_every_encoding(encoding):
         ("train --output OUT --steps many", "--steps"),
         ("train --output OUT --steps 0", "--steps 0, expected at least 1"),
         ("train --output OUT --batch-size 0", "--batch-size 0, expected at least 1"),
+        ("train --output OUT --nodes 0", "--nodes 0, expected at least 1"),
+        ("train --output OUT --devices 3 --nodes 2", "--batch-size 2, expected a multiple of the 6 processes"),
         ("train --output OUT --shots 0", "--shots 0, expected at least 1"),
         ("train --output OUT --shots 4", "class 'a' has 3 images, expected at least 4"),
         ("train --output OUT --seed -1", "--seed -1, expected 0 to 4294967295"),

@@ -10,7 +10,8 @@ from sampling import seed_everything
 from torch import nn
 
 from pyeqgan import functional
-from pyeqgan.nn import ActivatedConv2d, SkipDecoderBlock
+from pyeqgan.nn import ActivatedConv2d, EqualizationFusion, SkipDecoderBlock
+from pyeqgan.training.batch_norm import synchronize_batch_norm
 
 
 def test_activated_conv_is_the_chain_it_replaces():
@@ -79,3 +80,30 @@ def test_everything_public_is_documented():
     for name in functional.__all__:
         text = getattr(functional, name).__doc__
         assert all(section in text for section in ("Args:", "Returns:", "Raises:", "Source:")), name
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", None])
+def test_skip_decoder_block_takes_the_norm_of_several_processes(activation, tmp_path):
+    seed_everything()
+    module = SkipDecoderBlock(3, 2, 5, activation=activation, negative_slope=0.3).double()
+    nn.init.normal_(module.norm.weight)
+    synchronized = copy.deepcopy(module)
+    synchronize_batch_norm(synchronized)
+    torchs = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
+    x, skip = torch.randn(2, 3, 4, 5).double(), torch.randn(2, 2, 4, 5).double()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        torch.testing.assert_close(synchronized(x, skip), module(x, skip))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert synchronized.state_dict().keys() == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(synchronized.state_dict()[name], tensor, msg=name)
+    torchs.load_state_dict(module.state_dict())
+    torch.testing.assert_close(torchs.eval()(x, skip), module.eval()(x, skip))
+
+
+def test_equalization_fusion_refuses_the_norm_of_several_processes():
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(EqualizationFusion(2, 3, 4, norm="batch"))
+    with pytest.raises(TypeError, match="got SyncBatchNorm"):
+        module(torch.randn(1, 2, 4, 4), torch.randn(1, 3, 4, 4))

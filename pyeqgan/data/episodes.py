@@ -60,12 +60,22 @@ class EpisodeSampler:
 
     The episode of a step depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
     seen, and no two steps repeat each other. Within an episode a class returns only once all others have been
-    drawn. `flip` mirrors each image left to right with probability 1/2.
+    drawn. `flip` mirrors each image left to right with probability 1/2. Of the drawn rows only `rows` are read: the
+    processes of a run take theirs from the same draw.
 
     Raises UserError: batch size, shots or seed out of range, no classes, or a class with fewer than `shots` images.
     """
 
-    def __init__(self, classes: ImageClasses, *, batch_size: int, shots: int, seed: int, flip: bool = True) -> None:
+    def __init__(
+        self,
+        classes: ImageClasses,
+        *,
+        batch_size: int,
+        shots: int,
+        seed: int,
+        flip: bool = True,
+        rows: slice = slice(None),
+    ) -> None:
         for name, value, least in (("batch size", batch_size, 1), ("shots", shots, 1), ("seed", seed, 0)):
             if value < least:
                 raise UserError(f"{name} {value}, expected at least {least}")
@@ -81,6 +91,7 @@ class EpisodeSampler:
         self.shots = shots
         self.seed = seed
         self.flip = flip
+        self.rows = rows
 
     def episode(self, step: int) -> Episode:
         """The episode of one step, step ≥ 0. UserError if an image cannot be read."""
@@ -90,10 +101,12 @@ class EpisodeSampler:
         labels = self._draw_labels(rng)
         picks = [rng.choice(self.classes.count(label), self.shots, replace=False) for label in labels]
         mirrored = rng.random((self.batch_size, self.shots)) < 0.5 if self.flip else None
+        labels, picks = labels[self.rows], picks[self.rows]
         images = np.stack(
             [[self.classes.image(int(label), int(i)) for i in row] for label, row in zip(labels, picks, strict=True)]
         )
         if mirrored is not None:
+            mirrored = mirrored[self.rows]
             images[mirrored] = images[mirrored][:, :, ::-1]
         return Episode(to_tensor(images), torch.from_numpy(labels))
 

@@ -1,19 +1,38 @@
 """Contrasting local queries with the keys of every rank of a process group.
 
 Keys are gathered forward and their gradients reduced and scattered backward; the gather and the reduction are each
-other's derivative, so gradients of any order cross the ranks.
+other's derivative, so gradients of any order cross the ranks. Keys too many to be gathered go round, see `_ring`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+GATHER_LIMIT = "PYEQGAN_GATHER_LIMIT"
 
-def gather_keys(
+
+class Keys(NamedTuple):
+    """The keys of one rank.
+
+    Attributes:
+        features: (N,D).
+        labels: (N,) int64.
+        ids: (N,) int64, those of the queries they do not meet; None for no exclusion.
+        sizes: how many keys each rank has.
+    """
+
+    features: Tensor
+    labels: Tensor
+    ids: Tensor | None
+    sizes: list[int]
+
+
+def local_keys(
     queries: Tensor,
     query_labels: Tensor,
     keys: Tensor | None,
@@ -21,8 +40,8 @@ def gather_keys(
     query_ids: Tensor | None,
     key_ids: Tensor | None,
     group: dist.ProcessGroup,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """All ranks' keys and their labels, and the ids that exclude a query's own row (or None for no exclusion).
+) -> tuple[Keys, Tensor | None]:
+    """The keys of this rank, and the ids of its queries: by default their numbers among all ranks' rows.
 
     Ranks may hold different numbers of rows. Every rank of the group must call this.
     """
@@ -34,9 +53,26 @@ def gather_keys(
             start = sum(sizes[: dist.get_rank(group)])
             query_ids = torch.arange(start, start + len(local), device=local.device)
         key_ids = query_ids
-    gathered_ids = None if key_ids is None else _gather(key_ids, sizes, group)
-    gathered: Tensor = _Gather.apply(local, sizes, group)  # type: ignore[no-untyped-call]
-    return gathered, _gather(labels, sizes, group), query_ids, gathered_ids
+    return Keys(local, labels, key_ids, sizes), query_ids
+
+
+def gather_keys(keys: Keys, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All ranks' keys, their labels and their ids. Every rank of the group must call this."""
+    features: Tensor = _Gather.apply(keys.features, keys.sizes, group)  # type: ignore[no-untyped-call]
+    ids = None if keys.ids is None else _gather(keys.ids, keys.sizes, group)
+    return features, _gather(keys.labels, keys.sizes, group), ids
+
+
+def too_many_to_gather(keys: Keys) -> bool:
+    """Whether all ranks' keys take more bytes than the environment variable `PYEQGAN_GATHER_LIMIT`, 1 GiB by default.
+
+    Raises:
+        ValueError: it is no number of bytes.
+    """
+    limit = os.environ.get(GATHER_LIMIT, str(1 << 30))
+    if not limit.isdecimal():
+        raise ValueError(f"contrastive_loss: {GATHER_LIMIT}: expected a number of bytes, got {limit!r}")
+    return sum(keys.sizes) * keys.features.shape[1] * keys.features.itemsize > int(limit)
 
 
 def sum_over_ranks(total: Tensor, active: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:

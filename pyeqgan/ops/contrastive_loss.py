@@ -57,7 +57,11 @@ def contrastive_loss(
             keys is None, no exclusion otherwise. With keys given, both or neither.
         reduction: "mean" over active queries (0, attached to the graph, if there is none), "sum", or "none" (M,).
         group: a process group; local queries contrast with the keys of every rank. "mean" and "sum" then return
-            the loss of all ranks together, and every gradient equals that of one process holding all rows.
+            the loss of all ranks together, and every gradient equals that of one process holding all rows. Keys are
+            gathered, or, where those of all ranks take more than ``PYEQGAN_GATHER_LIMIT`` bytes (an environment
+            variable, the same on every rank; 1 GiB by default), they pass from rank to rank: then none holds more
+            than two ranks' keys, two to four times as much is sent, no fused kernel runs, and the second derivative
+            still gathers them. Arguments that want gradients must do so on every rank.
 
     Returns:
         A 0-d tensor, or (M,) for "none", float32 (float64 for float64 input). Differentiable twice in queries, keys
@@ -98,13 +102,7 @@ def contrastive_loss(
     check.integer(NAME, "ignore_index", ignore_index)
     temperature = _check_temperature(temperature, queries)
     check.no_forward_mode(NAME, queries, keys, temperature)
-    if group is not None:
-        from pyeqgan.ops import _sharded
-
-        keys, key_labels, query_ids, key_ids = _sharded.gather_keys(
-            queries, query_labels, keys, key_labels, query_ids, key_ids, group
-        )
-    loss, _, _, count = torch.ops.pyeqgan.contrastive_loss.default(
+    arguments = (
         queries,
         query_labels,
         keys,
@@ -116,13 +114,45 @@ def contrastive_loss(
         query_ids,
         key_ids,
     )
+    if group is None:
+        loss, _, _, count = torch.ops.pyeqgan.contrastive_loss.default(*arguments)
+    else:
+        loss, count = _rows_of_ranks(*arguments, group)
     if reduction == "none":
         return loss  # type: ignore[no-any-return]
     total: Tensor = loss.sum()
     active = (count > 0).sum()
     if group is not None:
+        from pyeqgan.ops import _sharded
+
         total, active = _sharded.sum_over_ranks(total, active, group)
     return total / active.clamp_min(1) if reduction == "mean" else total
+
+
+def _rows_of_ranks(
+    queries: Tensor,
+    query_labels: Tensor,
+    keys: Tensor | None,
+    key_labels: Tensor | None,
+    temperature: Tensor,
+    mode: str,
+    normalize: bool,
+    ignore_index: int,
+    query_ids: Tensor | None,
+    key_ids: Tensor | None,
+    group: ProcessGroup,
+) -> tuple[Tensor, Tensor]:
+    """The loss of every local query against all ranks' keys, and the number of its positives."""
+    from pyeqgan.ops import _ring, _sharded
+
+    local, query_ids = _sharded.local_keys(queries, query_labels, keys, key_labels, query_ids, key_ids, group)
+    options = (temperature, mode, normalize, ignore_index)
+    if _sharded.too_many_to_gather(local):
+        return _ring.contrastive_rows(queries, query_labels, query_ids, local, *options, group)
+    features, labels, ids = _sharded.gather_keys(local, group)
+    operation = torch.ops.pyeqgan.contrastive_loss.default
+    loss, _, _, count = operation(queries, query_labels, features, labels, *options, query_ids, ids)
+    return loss, count
 
 
 def _check_temperature(temperature: float | Tensor, queries: Tensor) -> Tensor:

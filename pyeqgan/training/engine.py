@@ -1,11 +1,15 @@
 """The state of a training run and its one operation: to go a step further.
 
-Lightning Fabric chooses device and precision. All randomness of a step comes from (seed, step) alone: a resumed run
-draws what the uninterrupted one would have drawn, and there is no state of a random generator to keep.
+Lightning Fabric chooses device and precision and launches processes. All randomness of a step comes from (seed, step)
+alone: a resumed run draws what the uninterrupted one would have drawn, and there is no state of a random generator to
+keep. Several processes draw the same and take a part of the rows each; gradients, batch norm's statistics and the
+penalty are those of the whole batch. So their number changes nothing but rounding, and a resumed run may have another.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -13,16 +17,22 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
+from torch.distributed import is_torchelastic_launched
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Adam
 from torch.profiler import record_function
 
 from pyeqgan.errors import UserError
 from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
+from pyeqgan.models.eqgan.fusion import FusionPlan
 from pyeqgan.options import Device, Precision, TrainOptions
+from pyeqgan.training.batch_norm import synchronize_batch_norm
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.ema import ExponentialMovingAverage
 from pyeqgan.training.losses import LossWeights
+from pyeqgan.training.processes import Processes
+from pyeqgan.training.sharding import part_like, shard, whole
 from pyeqgan.training.step import discriminator_step, generator_step
 
 BETAS = (0.5, 0.999)  # LoFGAN's
@@ -32,20 +42,17 @@ MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.
 class Engine:
     """Both networks, their optimisers and the generator's average, after `step` steps.
 
-    A run on several devices would give each its own draws (`step_rng`) and average the gradients between backward
-    and the optimiser's step: Fabric's wrapper of a network cannot, as it refuses the gradient penalty.
-
     Args:
         options: of the run.
         config: of the networks.
-        fabric: device and precision.
+        processes: that take the steps together; device and precision.
     """
 
-    def __init__(self, options: TrainOptions, config: EqGANConfig, fabric: Fabric) -> None:
+    def __init__(self, options: TrainOptions, config: EqGANConfig, processes: Processes) -> None:
         seed_everything(options.seed, verbose=False)
         model = EqGAN(config)
         model.to(memory_format=MEMORY_FORMATS[options.memory_format])  # type: ignore[call-overload]
-        fabric.to_device(model)
+        processes.fabric.to_device(model)
         self.step = 0
         self.generator = model.generator
         self.discriminator = model.discriminator
@@ -54,7 +61,12 @@ class Engine:
             self.generator.compile()
         self._options = options
         self._weights = loss_weights(options)
-        self._fabric = fabric
+        self._processes = processes
+        self._fabric = processes.fabric
+        if processes.count > 1:
+            synchronize_batch_norm(self.generator)
+            if options.strategy == "fsdp":
+                shard(self.discriminator)
         self._optimizers = {
             name: Adam(
                 network.parameters(), options.learning_rate, BETAS, weight_decay=options.weight_decay, fused=True
@@ -66,29 +78,32 @@ class Engine:
         """Take one step of each network.
 
         Args:
-            images: (B,K,3,S,S) in [-1, 1], on any device.
+            images: (B,K,3,S,S) in [-1, 1], this process's rows of the batch, on any device.
             labels: (B,) int64.
 
         Returns:
-            The unweighted losses before the step, scalars on the device, named "discriminator/…" and "generator/…".
+            The unweighted losses before the step, scalars on the device, named "discriminator/…" and "generator/…";
+            their mean over the processes is that of the batch.
         """
         images, labels = self._fabric.to_device((images, labels))
         rng = step_rng(self._options.seed, self.step)
         rate = learning_rate(self._options.learning_rate, self.step, self._options.steps)
         shared: dict[str, Any] = {
             "weights": self._weights,
-            "rng": rng,
             "backward": self._fabric.backward,
             "autocast": self._fabric.autocast,
         }
         networks = (self.generator, self.discriminator)
+        plan, generator_plan, other_plan = (self._draw_plan(images, rng) for _ in range(3))
         self._optimizers["discriminator"].zero_grad()
-        losses = discriminator_step(*networks, images, labels, step=self.step, **shared)
+        losses = discriminator_step(
+            *networks, images, labels, step=self.step, processes=self._processes.count, plan=plan, **shared
+        )
         self._update("discriminator", rate)
         terms = {f"discriminator/{name}": loss for name, loss in losses.items()}
 
         self._optimizers["generator"].zero_grad()
-        losses = generator_step(*networks, images, labels, **shared)
+        losses = generator_step(*networks, images, labels, plan=generator_plan, other_plan=other_plan, **shared)
         self._update("generator", rate)
         terms |= {f"generator/{name}": loss for name, loss in losses.items()}
 
@@ -117,61 +132,89 @@ class Engine:
         """
         parts = {
             "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
+            "discriminator": {name: whole(tensor) for name, tensor in self.discriminator.state_dict().items()},
             "ema": self.average.module.state_dict(),
             "training": {"ema.updates": self.average.updates, **self._optimizer_state()},
         }
-        for part, tensors in parts.items():
-            for name, tensor in tensors.items():
-                if not tensor.isfinite().all():
-                    raise UserError(f"training stopped: {part}'s {name} is not finite after step {self.step}")
+        self._processes.first(lambda: self._check_finite(parts))
         return parts
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same options."""
         parts = checkpoint.parts
         self.generator.load_state_dict(parts["generator"])
-        self.discriminator.load_state_dict(parts["discriminator"])
+        own = self.discriminator.state_dict()
+        self.discriminator.load_state_dict({n: part_like(t, own[n]) for n, t in parts["discriminator"].items()})
         self.average.module.load_state_dict(parts["ema"])
         self.average.updates.copy_(parts["training"]["ema.updates"])
         self._load_optimizer_state(parts["training"])
         self.step = checkpoint.step
 
+    def _check_finite(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for part, tensors in parts.items():
+            for name, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise UserError(f"training stopped: {part}'s {name} is not finite after step {self.step}")
+
+    def _draw_plan(self, images: Tensor, rng: torch.Generator) -> FusionPlan:
+        """The rows of these images in the plan of the whole batch."""
+        batch = len(images) * self._processes.count
+        rows = self._processes.rows(batch)
+        return self.generator.sample_plan(batch, images.shape[1], generator=rng, device=images.device, rows=rows)
+
     def _update(self, name: str, rate: float) -> None:
         optimizer = self._optimizers[name]
+        if isinstance(self.discriminator, FSDPModule):
+            self.discriminator.reshard()
+        network = getattr(self, name)
+        if not isinstance(network, FSDPModule):  # which has averaged its gradients
+            self._processes.average_gradients(network.parameters())
         for group in optimizer.param_groups:
             group["lr"] = rate
         with record_function("optimiser"):
             optimizer.step()
 
     def _optimizer_state(self) -> dict[str, Tensor]:
-        """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters."""
+        """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters.
+
+        Sorted: gathering a shard takes all processes, in one order.
+        """
         return {
-            f"{name}.{index}.{key}": tensor
+            f"{name}.{index}.{key}": whole(tensor)
             for name, optimizer in self._optimizers.items()
-            for index, state in optimizer.state_dict()["state"].items()
-            for key, tensor in state.items()
+            for index, state in sorted(optimizer.state_dict()["state"].items())
+            for key, tensor in sorted(state.items())
         }
 
     def _load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
         for name, optimizer in self._optimizers.items():
-            (group,) = optimizer.param_groups
             states: dict[int, dict[str, Tensor]] = {}
+            parameters = optimizer.param_groups[0]["params"]
             for full_name, tensor in tensors.items():
                 owner, *place = full_name.split(".")
                 if owner == name:
-                    like = group["params"][int(place[0])]
+                    index, key = int(place[0]), place[1]
+                    like = parameters[index]
                     # The fused Adam goes through memory: moments must lie there as their weights do.
-                    moment = torch.empty_like(like).copy_(tensor) if tensor.dim() else tensor
-                    states.setdefault(int(place[0]), {})[place[1]] = moment
+                    moment = torch.empty_like(like).copy_(part_like(tensor, like)) if tensor.dim() else tensor
+                    states.setdefault(index, {})[key] = moment
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 
-def launch(device: Device, precision: Precision) -> Fabric:
-    """Fabric on one device; UserError if there is no such device."""
-    fabric = Fabric(accelerator=resolve_device(device), devices=1, precision=precision)
+def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 1) -> Processes:
+    """Start the other processes, or join those that torchrun has started; UserError if there are no such devices."""
+    if is_torchelastic_launched():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    accelerator = resolve_device(device)
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(f"--devices {devices}, expected at most {torch.cuda.device_count()}, the CUDA devices here")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce every process
+    # Both strategies are "ddp" to Fabric: it launches, and wraps no network.
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
-    return fabric
+    return Processes(fabric)
 
 
 def model_config(options: TrainOptions, num_classes: int) -> EqGANConfig:

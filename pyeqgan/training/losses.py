@@ -85,7 +85,7 @@ def classification(class_logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(_precise(class_logits), labels)
 
 
-def class_penalty(class_logits: Tensor, labels: Tensor, images: Tensor, episodes: int) -> Tensor:
+def class_penalty(class_logits: Tensor, labels: Tensor, images: Tensor, episodes: int, *, processes: int = 1) -> Tensor:
     """LoFGAN's gradient penalty: (1/B)·‖∇_x mean_n logit_n[label_n]‖², the mean over all N = B·K images.
 
     Because of the inner mean it shrinks with N; that is the published form.
@@ -95,9 +95,11 @@ def class_penalty(class_logits: Tensor, labels: Tensor, images: Tensor, episodes
         labels: (N,) int64.
         images: (N,3,S,S), requiring gradients, from which the logits were computed.
         episodes: B, the number of K-shot rows the images come from.
+        processes: how many processes hold as many images of the batch; the inner mean is that of all, so that the
+            mean of their penalties is the penalty of the batch.
     """
     true_class = class_logits.gather(1, labels[:, None])
-    return _squared_gradient(_precise(true_class).mean(), images) / episodes
+    return _squared_gradient(_precise(true_class).mean() / processes, images) / episodes
 
 
 def adversarial_penalty(logit: Tensor, images: Tensor) -> Tensor:

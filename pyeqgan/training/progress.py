@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -19,11 +20,19 @@ from torch.profiler import record_function
 from pyeqgan.data import Episode
 from pyeqgan.errors import UserError
 
+if TYPE_CHECKING:
+    from pyeqgan.training.processes import Processes
+
 
 class LossWindow:
-    """The losses of the steps since the last line, kept on their device: reading one would wait for it."""
+    """The losses of the steps since the last line, kept on their device: reading one would wait for it.
 
-    def __init__(self) -> None:
+    Args:
+        processes: that share a batch; the losses are its.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self._steps: list[tuple[int, Mapping[str, Tensor]]] = []
 
     def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
@@ -40,13 +49,17 @@ class LossWindow:
         self._steps = []
         if not entries:
             return {}
-        values = torch.stack([value.float() for *_, value in entries]).tolist()
-        by_name = defaultdict(list)
-        for (step, name, _), value in zip(entries, values, strict=True):
-            if not math.isfinite(value):
-                raise UserError(f"training stopped: {name} is {value} at step {step}")
-            by_name[name].append(value)
-        return {name: sum(column) / len(column) for name, column in by_name.items()}
+        values = self._processes.mean(torch.stack([value.float() for *_, value in entries]))
+
+        def means() -> dict[str, float]:
+            by_name = defaultdict(list)
+            for (step, name, _), value in zip(entries, values.tolist(), strict=True):
+                if not math.isfinite(value):
+                    raise UserError(f"training stopped: {name} is {value} at step {step}")
+                by_name[name].append(value)
+            return {name: sum(column) / len(column) for name, column in by_name.items()}
+
+        return self._processes.first(means)
 
 
 class Waiting:

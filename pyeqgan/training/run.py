@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from lightning_fabric import Fabric
 from rich.console import Console
 
 from pyeqgan.data import Episode, EpisodeSampler, Split, open_data, prefetch, to_tensor, to_uint8
@@ -17,10 +16,11 @@ from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.options import Device, TrainOptions
 from pyeqgan.training import memory
-from pyeqgan.training.checkpoint import Checkpoint, checkpoints, load_latest
+from pyeqgan.training.checkpoint import Checkpoint, Report, checkpoints, load_latest
 from pyeqgan.training.device import deterministic_algorithms
 from pyeqgan.training.engine import Engine, launch, learning_rate, model_config
 from pyeqgan.training.pictures import Pixels, beside, image_grid, loss_curves
+from pyeqgan.training.processes import Processes
 from pyeqgan.training.profile import STEPS, WARM_UP, profile
 from pyeqgan.training.progress import LossWindow, Progress, Waiting
 from pyeqgan.training.run_folder import PROFILE, RunFolder, open_run
@@ -32,7 +32,8 @@ SAMPLE_CLASSES, SAMPLES = 4, 6
 def train(options: TrainOptions, console: Console) -> int:
     """Train as `options` say, or go on with it, in the folder they name.
 
-    SIGTERM and SIGINT end it after the step at hand, with a checkpoint; a second one ends it at once.
+    SIGTERM and SIGINT end it after the step at hand, with a checkpoint; a second one ends it at once. Of several
+    processes the first alone writes and tells; all end after the same step, also when one of them fails.
 
     Args:
         options: of the run; with `options.resume` the run in `options.output` is continued.
@@ -48,33 +49,40 @@ def train(options: TrainOptions, console: Console) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    fabric = launch(options.device, options.precision)
+    # Before the other processes start: what is wrong with the data is then told once.
     split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
-    sampler = EpisodeSampler(
-        split.seen, batch_size=options.batch_size, shots=options.shots, seed=options.seed, flip=options.flip
-    )
-    options = _resolved(options, split, fabric)
     config = model_config(options, len(split.seen))
-    with open_run(options) as folder, deterministic_algorithms(options.deterministic):
+    processes = launch(options.device, options.precision, options.devices, options.nodes)
+    if processes.rank > 0:
+        console = Console(quiet=True)
+    sampler = EpisodeSampler(
+        split.seen,
+        batch_size=options.batch_size,
+        shots=options.shots,
+        seed=options.seed,
+        flip=options.flip,
+        rows=processes.rows(options.batch_size),
+    )
+    options = _resolved(options, split, processes)
+    with ExitStack() as stack, processes.together(), deterministic_algorithms(options.deterministic):
         if options.profile:
-            engine = Engine(options, config, fabric)
+            if processes.count > 1:
+                raise UserError(f"--profile: expected one process, got {processes.count}")
+            folder = stack.enter_context(open_run(options))
+            engine = Engine(options, config, processes)
             if checkpoints(folder.path / "checkpoints"):
                 engine.load(load_latest(folder.path, say))
             with closing(_ahead(options, sampler, engine.step, engine.step + WARM_UP + STEPS)) as episodes:
                 profile(engine, episodes, folder.path / PROFILE, say)
             return 0
-        checkpoint = folder.resume(say) if options.resume else None
+        folder, checkpoint = processes.first(lambda: _open(options, split, stack, say))
         start = checkpoint.step if checkpoint else 0
-        if checkpoint:
-            _check_continuation(options, split, checkpoint)
-            if start == options.steps:
-                say(f"{folder.path} is finished: all its {start} steps are done")
-                return 0
+        if start == options.steps:
+            say(f"{folder.path} is finished: all its {start} steps are done")
+            return 0
         if options.resume:
             say(f"resuming {folder.path} at step {start}" + ("" if checkpoint else ", as it has no checkpoint yet"))
-        folder.write_config(options)
-        folder.forget_after(start)
-        engine = Engine(options, config, fabric)
+        engine = Engine(options, config, processes)
         if checkpoint:
             engine.load(checkpoint)
         with (
@@ -82,7 +90,7 @@ def train(options: TrainOptions, console: Console) -> int:
             Progress(console, start, options.steps) as progress,
             StopSignals() as signals,
         ):
-            interrupted = _Run(options, engine, split, folder, progress).go(Waiting(episodes), signals)
+            interrupted = _Run(options, engine, split, folder, progress, processes).go(Waiting(episodes), signals)
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -94,14 +102,21 @@ class _Run:
     """Steps, and what is due between them: lines, checkpoints, pictures."""
 
     def __init__(
-        self, options: TrainOptions, engine: Engine, split: Split, folder: RunFolder, progress: Progress
+        self,
+        options: TrainOptions,
+        engine: Engine,
+        split: Split,
+        folder: RunFolder,
+        progress: Progress,
+        processes: Processes,
     ) -> None:
         self._options = options
         self._engine = engine
         self._split = split
         self._folder = folder
         self._progress = progress
-        self._window = LossWindow()
+        self._processes = processes
+        self._window = LossWindow(processes)
         self._saved = engine.step
         self._curves = True
 
@@ -114,12 +129,13 @@ class _Run:
                 self._window.add(engine.step, losses)
                 self._progress.advance()
                 finished = engine.step == options.steps
-                stop = 0 if finished else signals.received  # read once: a later signal is heard after the next step
+                # Read once: a later signal is heard after the next step.
+                stop = 0 if finished else self._processes.agree(signals.received)
                 save = finished or stop or engine.step % options.checkpoint_every == 0
                 if save or engine.step % options.log_every == 0:
                     self._log(episodes.share())
                 if finished or engine.step % options.sample_every == 0:
-                    self._draw()
+                    self._processes.first(self._draw)
                 if save:  # last: what a run is killed before, it does again
                     self._save()
                 if stop:
@@ -138,7 +154,7 @@ class _Run:
             "steps_per_second": round(self._progress.rate(), 4),
             "data_wait": round(data_wait, 4),
         }
-        self._folder.log({"step": step, **losses, **timing})
+        self._processes.first(lambda: self._folder.log({"step": step, **losses, **timing}))
         memory.release()
         self._progress.show(losses)
 
@@ -148,7 +164,8 @@ class _Run:
             "options": self._options.to_dict(),
             "classes": list(self._split.seen.class_names),
         }
-        self._folder.save(self._engine.step, self._engine.parts(), about)
+        parts = self._engine.parts()
+        self._processes.first(lambda: self._folder.save(self._engine.step, parts, about))
         self._saved = self._engine.step
 
     def _draw(self) -> None:
@@ -182,10 +199,22 @@ def _ahead(options: TrainOptions, sampler: EpisodeSampler, start: int, stop: int
     return prefetch(sampler, start, stop, depth=options.prefetch, workers=options.workers)
 
 
-def _resolved(options: TrainOptions, split: Split, fabric: Fabric) -> TrainOptions:
+def _open(options: TrainOptions, split: Split, stack: ExitStack, say: Report) -> tuple[RunFolder, Checkpoint | None]:
+    """The run's folder, open until `stack` is left, and the checkpoint to continue from."""
+    folder = stack.enter_context(open_run(options))
+    checkpoint = folder.resume(say) if options.resume else None
+    if checkpoint:
+        _check_continuation(options, split, checkpoint)
+    if checkpoint is None or checkpoint.step < options.steps:
+        folder.write_config(options)
+        folder.forget_after(checkpoint.step if checkpoint else 0)
+    return folder, checkpoint
+
+
+def _resolved(options: TrainOptions, split: Split, processes: Processes) -> TrainOptions:
     """The options with nothing left to chance: two runs are the same if these are."""
     data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
-    device: Device = "cpu" if fabric.device.type == "cpu" else "cuda"
+    device: Device = "cpu" if processes.fabric.device.type == "cpu" else "cuda"
     return dataclasses.replace(options, data=data, seen_classes=len(split.seen), device=device)
 
 

@@ -49,6 +49,7 @@ def discriminator_step(
     *,
     weights: LossWeights,
     step: int = 0,
+    processes: int = 1,
     plan: FusionPlan | None = None,
     rng: torch.Generator | None = None,
     backward: Backward = Tensor.backward,
@@ -65,6 +66,7 @@ def discriminator_step(
         labels: (B,) int64, the rows' classes.
         weights: what is minimised.
         step: number of this training step, from 0; says whether the lazy penalty is due.
+        processes: how many processes take this step, each with as many rows of one batch.
         plan: the generator's random choices; drawn if None.
         rng: source of randomness of a drawn plan.
         backward: called on each scalar loss; Fabric's in the engine.
@@ -91,7 +93,7 @@ def discriminator_step(
     if penalty_weight > 0:
         with record_function("discriminator: penalty"):
             if weights.penalty == "class":
-                terms["penalty"] = losses.class_penalty(class_logits, real_labels, reals, episodes)
+                terms["penalty"] = losses.class_penalty(class_logits, real_labels, reals, episodes, processes=processes)
             else:
                 terms["penalty"] = losses.adversarial_penalty(logit, reals)
         total = total + penalty_weight * terms["penalty"]
@@ -114,6 +116,7 @@ def generator_step(
     *,
     weights: LossWeights,
     plan: FusionPlan | None = None,
+    other_plan: FusionPlan | None = None,
     rng: torch.Generator | None = None,
     backward: Backward = Tensor.backward,
     autocast: Autocast = nullcontext,
@@ -129,6 +132,7 @@ def generator_step(
         labels: (B,) int64, the rows' classes.
         weights: what is minimised; a term of weight 0 is not computed.
         plan: the generator's random choices; drawn if None.
+        other_plan: likewise, of the second image that mode seeking compares with.
         rng: source of randomness of a drawn plan.
         backward: called once on the scalar total; Fabric's in the engine.
         autocast: makes the context of each forward pass, and of nothing else; Fabric's in the engine.
@@ -150,7 +154,7 @@ def generator_step(
             terms["consistency"] = losses.consistent_equalization(output)
         if weights.mode_seeking:
             with record_function("generator: forward"), autocast():
-                other = generator(images, generator=rng)
+                other = generator(images, plan=other_plan, generator=rng)
             terms["mode_seeking"] = losses.mode_seeking(output.images, other.images, output.plan, other.plan)
         weighted = [getattr(weights, name) * term for name, term in terms.items() if name != "adversarial"]
         with record_function("generator: backward"):

@@ -264,3 +264,13 @@ def test_workers_prepare_episodes_at_the_same_time() -> None:
 def test_prefetch_needs_a_depth_and_a_worker(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} 0"):
         prefetch(_sampler(3), 0, 1, **{name: 0})
+
+
+def test_rows_are_those_of_the_whole_draw(rng: np.random.Generator) -> None:
+    seed, classes = int(rng.integers(2**31)), Coded(*[5] * 9)
+    whole, part = (
+        EpisodeSampler(classes, batch_size=6, shots=3, seed=seed, rows=rows) for rows in (slice(None), slice(2, 4))
+    )
+    for step in range(5):
+        assert torch.equal(part.episode(step).images, whole.episode(step).images[2:4])
+        assert torch.equal(part.episode(step).labels, whole.episode(step).labels[2:4])

@@ -98,3 +98,13 @@ def test_a_plan_without_grids_averages_whole_maps():
     rotated = plan.base_first(maps)
     torch.testing.assert_close(Fusion(plan).fuse(rotated), mean)
     torch.testing.assert_close(Fusion(plan).lift(rotated, 5), mean)
+
+
+def test_some_rows_of_a_drawn_plan_are_those_of_the_whole():
+    whole, part = (
+        FusionPlan.sample({4: 3, 8: 9}, 6, 2, generator=torch.Generator().manual_seed(5), rows=rows)
+        for rows in (slice(None), slice(2, 4))
+    )
+    expected = whole.rows(slice(2, 4))
+    assert torch.equal(part.weights, expected.weights) and torch.equal(part.base, expected.base)
+    assert all(torch.equal(part.positions[side], expected.positions[side]) for side in (4, 8))

@@ -34,6 +34,7 @@ class FusionPlan(NamedTuple):
         *,
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
+        rows: slice = slice(None),
     ) -> FusionPlan:
         """Draw a plan: shares u/Σu with u uniform, base and positions uniform.
 
@@ -46,6 +47,7 @@ class FusionPlan(NamedTuple):
             shots: K.
             generator: source of randomness.
             device: where the plan goes; where it was drawn if None.
+            rows: which rows of the drawn ones to return; no work is done for the others but drawing.
         """
         source = device if generator is None else generator.device
         # torch.rand is in [0, 1): its complement is never 0, so neither is a row's sum.
@@ -54,8 +56,9 @@ class FusionPlan(NamedTuple):
         positions = {}
         for side, count in grids.items():
             keys = torch.rand(batch, side * side, generator=generator, device=source)
-            positions[side] = keys.argsort(1)[:, :count].contiguous()
-        plan = cls(shares / shares.sum(1, keepdim=True), base, positions)
+            positions[side] = keys[rows].argsort(1)[:, :count].contiguous()
+        shares = shares[rows]
+        plan = cls(shares / shares.sum(1, keepdim=True), base[rows], positions)
         return plan if device is None else plan.to(device)
 
     def base_first(self, x: Tensor) -> Tensor:

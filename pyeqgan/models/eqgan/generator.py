@@ -100,13 +100,14 @@ class EqGANGenerator(nn.Module):
         *,
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
+        rows: slice = slice(None),
     ) -> FusionPlan:
         """Draw the random choices for ``batch`` rows of ``shots`` images (the configuration's if None).
 
         See :meth:`FusionPlan.sample`.
         """
         shots = self.config.shots if shots is None else shots
-        return FusionPlan.sample(self._grids(), batch, shots, generator=generator, device=device)
+        return FusionPlan.sample(self._grids(), batch, shots, generator=generator, device=device, rows=rows)
 
     @torch.no_grad()
     def generate(
