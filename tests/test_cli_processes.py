@@ -19,6 +19,8 @@ from pyeqgan.training.checkpoint import load_latest
 from pyeqgan.training.engine import Engine
 
 STEPS = 1000  # more than any of these runs takes
+PATIENCE = 240  # seconds, far more than anything takes on a busy machine
+pytestmark = pytest.mark.timeout(900)
 TORCHRUN = ["torch.distributed.run", "--standalone", "--max-restarts", "1", "--nproc-per-node", "2", "-m"]
 
 
@@ -69,7 +71,7 @@ def log(output):
 
 
 def wait_for(process, output, what, happened):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if happened():
             return
@@ -125,7 +127,7 @@ def test_two_processes_share_the_discriminator_end_on_sigterm_and_one_goes_on(st
     process = start(data, output, "--devices", "2", "--strategy", "fsdp")
     wait_for_step(process, output, 3)
     process.send_signal(signal.SIGTERM)
-    process.wait(120)
+    process.wait(PATIENCE)
     told = log(output).read_text()
     assert process.returncode == 128 + signal.SIGTERM, told
     done = len(runs.losses(output))
@@ -160,7 +162,7 @@ def test_torchrun_goes_on_with_two_processes_restarts_when_one_dies_and_is_kille
 
     wait_for_step(process, output, len(runs.losses(output)) + 1)
     end(process)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not is_unlocked(output) and time.monotonic() < deadline:
         time.sleep(0.01)
     last, done = load_latest(output, pytest.fail).step, len(runs.losses(output))

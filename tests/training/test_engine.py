@@ -101,7 +101,7 @@ class NoReading(TorchDispatchMode):
 def test_a_step_reads_no_value(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("pyeqgan.ops._checks.readable", lambda _: False)  # as for tensors of a GPU
     engine, sampler = build(photos, tmp_path, **EVERY_LOSS)
-    window = LossWindow()
+    window = LossWindow(launch("cpu", "32"))
     with NoReading():
         for losses in advance(engine, sampler, 2):
             window.add(engine.step, losses)
@@ -121,7 +121,7 @@ def tensors_and_objects() -> tuple[int, int]:
 def test_steps_leave_nothing_behind(photos, tmp_path):
     """A leak shows in every round; what is imported or cached late, in one."""
     engine, sampler = build(photos, tmp_path, **EVERY_LOSS)
-    window = LossWindow()
+    window = LossWindow(launch("cpu", "32"))
 
     def round_of_steps() -> tuple[int, int]:
         for losses in advance(engine, sampler, 8):
