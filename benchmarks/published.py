@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -97,8 +98,11 @@ def generator_step(
 
 
 @contextmanager
-def layers() -> Iterator[None]:
-    """Within: EqGAN's networks and losses compute by PyTorch's own operations."""
+def layers(*, compiled: bool = False) -> Iterator[None]:
+    """Within: EqGAN's networks and losses compute by PyTorch's own operations, each of these compiled if asked.
+
+    Not the networks whole: inductor had not compiled the smallest generator after half an hour.
+    """
     operations = (
         (functional, "activated_conv2d", _activated_conv2d),
         (functional, "skip_decoder_block", _skip_decoder_block),
@@ -110,8 +114,25 @@ def layers() -> Iterator[None]:
     )
     with ExitStack() as patches:
         for owner, name, operation in operations:
-            patches.enter_context(patch.object(owner, name, operation))
+            patches.enter_context(patch.object(owner, name, _compiled(operation) if compiled else operation))
         yield
+
+
+@cache
+def _compiled(operation: Callable[..., Any]) -> Callable[..., Any]:
+    torch._dynamo.config.recompile_limit = 64  # an operation is called with as many shapes
+    function: Callable[..., Any] = torch.compile(operation, dynamic=False)
+    return function
+
+
+def compiled(network: Network) -> Network:
+    """The network with its operations compiled, wherever else it is called without."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        with layers(compiled=True):
+            return network(*arguments, **options)
+
+    return run
 
 
 def _residual_block(block: Any, x: Tensor) -> Tensor:

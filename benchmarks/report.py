@@ -183,8 +183,8 @@ def table(run: Run, results: Sequence[Result]) -> list[str]:
 def steps(run: Run) -> list[str]:
     """The training steps: ours beside each form of the published one."""
     lines = [
-        "Losses and gradients of both networks and Adam, against the published form in eager PyTorch and with all "
-        "of it compiled but the penalty's double backward. Times in ms: median [quartiles]. Peak: MiB above networks "
+        "Losses and gradients of both networks and Adam, against the published form in eager PyTorch and with each "
+        "operation compiled where it is not differentiated twice. Times in ms: median [quartiles]. Peak: MiB above networks "
         "and optimisers, in a process of its own.",
         "",
         "| problem | thr. | step | ours | eager | torch.compile | ours / eager | ours / compile "

@@ -78,9 +78,9 @@ class Setting:
         return step
 
     def _published(self, gan: EqGAN, adams: list[torch.optim.Adam], *, compiled: bool) -> Step:
-        networks = (torch.compile(gan.generator), torch.compile(gan.discriminator)) if compiled else (
-            gan.generator, gan.discriminator
-        )  # fmt: skip
+        networks = [gan.generator, gan.discriminator]
+        if compiled:
+            networks = [published.compiled(network) for network in networks]
         arguments = (*networks, self.images, self.labels, LossWeights(), self.plan)
 
         def step() -> None:
