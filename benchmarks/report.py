@@ -184,8 +184,8 @@ def steps(run: Run) -> list[str]:
     """The training steps: ours beside each form of the published one."""
     lines = [
         "Losses and gradients of both networks and Adam, against the published form in eager PyTorch and with each "
-        "operation compiled where it is not differentiated twice. Times in ms: median [quartiles]. Peak: MiB above networks "
-        "and optimisers, in a process of its own.",
+        "operation compiled where it is not differentiated twice. Times in ms: median [quartiles]. Peak: MiB above "
+        "networks and optimisers, in a process of its own.",
         "",
         "| problem | thr. | step | ours | eager | torch.compile | ours / eager | ours / compile "
         "| peak: ours, eager, compile | peak, ours / eager |",
