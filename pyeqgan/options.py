@@ -124,7 +124,7 @@ class TrainOptions:
     memory_format: MemoryFormat = "contiguous"
     """Layout of weights and maps. channels_last is meant for GPUs in bf16; CPUs are 5 to 10 % slower with it."""
     compile: FlagCreatePairsOff[bool] = False
-    """torch.compile the generator; the discriminator's penalty, a double backward, is beyond it."""
+    """torch.compile the generator, which takes minutes; the penalty, a double backward, is beyond it."""
     deterministic: FlagCreatePairsOff[bool] = False
     """Use deterministic algorithms alone; one without such an algorithm ends the run with an error."""
     resume: FlagCreatePairsOff[bool] = False
