@@ -9,21 +9,12 @@ import time
 
 import pytest
 import runs
-import torch
 
 from pyeqgan.training.checkpoint import load_latest
 
 EVERY = 2
 PATIENCE = 240  # seconds, far more than anything takes on a busy machine
-pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("one_thread")]
 
 
 def train(data, output, *, steps):

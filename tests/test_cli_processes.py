@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import runs
-import torch
 
 from pyeqgan.options import GenerateOptions
 from pyeqgan.trained import generate
@@ -20,16 +19,8 @@ from pyeqgan.training.engine import Engine
 
 STEPS = 1000  # more than any of these runs takes
 PATIENCE = 240  # seconds, far more than anything takes on a busy machine
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("one_thread")]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--max-restarts", "1", "--nproc-per-node", "2", "-m"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,7 @@ from pyeqgan.training.checkpoint import checkpoints, load_latest
 from pyeqgan.training.engine import Engine
 from pyeqgan.training.run_folder import RunFolder, open_run, read_config
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,15 @@
 import dying
 import pytest
 import runs
-import torch
 
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
 from pyeqgan.training.checkpoint import checkpoints, load_checkpoint
 from pyeqgan.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = {"steps": 8, "checkpoint_every": 1, "sample_every": 2}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(120, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])

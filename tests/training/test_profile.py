@@ -4,18 +4,11 @@ import shutil
 
 import pytest
 import runs
-import torch
 
 from pyeqgan.errors import UserError
 from pyeqgan.training.profile import PARTS, STEPS, WARM_UP
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
