@@ -1,7 +1,4 @@
-"""What each command can be told: one dataclass per command, whose field docstrings are the command line's help.
-
-Nothing here imports torch, so that `pyeqgan --help` answers at once. A run keeps its `TrainOptions` as `config.yaml`.
-"""
+"""What `pyeqgan train` can be told. A run keeps its `TrainOptions` as `config.yaml`."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
+from pyeqgan.options.fields import Device, at_least, flag, typed
 
-Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32", "bf16-mixed"]
 Fusion = Literal["local", "mean"]
 Equalization = Literal["scales", "shared"]
@@ -136,14 +133,14 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "shots", "penalty_every", "checkpoint_every", "sample_every", "log_every"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("prefetch", "workers", "devices", "nodes"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if self.batch_size % (self.devices * self.nodes):
             processes = f"{self.devices * self.nodes} processes (--devices × --nodes)"
             raise UserError(f"--batch-size {self.batch_size}, expected a multiple of the {processes}")
         if self.seen_classes is not None:
-            _at_least("seen_classes", self.seen_classes, 1)
+            at_least("seen_classes", self.seen_classes, 1)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}, expected 0 to {2**32 - 1}")
         if self.image_size % 16 or not 32 <= self.image_size <= 256:
@@ -178,114 +175,10 @@ class TrainOptions:
         unknown = sorted(map(str, values.keys() - hints.keys()))
         if unknown:
             raise UserError(f"unknown options: {', '.join(unknown)}")
-        return cls(output, **{name: _typed(name, value, hints[name]) for name, value in values.items()})
+        return cls(output, **{name: typed(name, value, hints[name]) for name, value in values.items()})
 
     def changes(self, saved: TrainOptions) -> list[str]:
         """What keeps this from continuing the run of `saved`, in words; empty if nothing does."""
         now, then = self.to_dict(), saved.to_dict()
         names = [name for name in then if name not in CHANGEABLE and now[name] != then[name]]
         return [f"{flag(name)} was {then[name]}, now {now[name]}" for name in names]
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """Generate images of the class that some images show, with a trained generator.
-
-    Raises:
-        UserError: an option is out of range.
-    """
-
-    checkpoint: Path
-    """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
-    images: tuple[Path, ...]
-    """One or more images of one class, any size: their central square is used."""
-    output: Path
-    """Folder for generated_000.png … and grid.png, whose first row is the given images."""
-    count: int = 16
-    """How many images to generate."""
-    shots: int | None = None
-    """How many of the images are fused into each. Default: as in training, or all if fewer are given."""
-    seed: int = 0
-    """Seed of the draws: the same seed gives the same images."""
-    batch_size: int = 16
-    """Images computed at once."""
-    device: Device = "auto"
-    """Where to compute; auto is cuda if there is one."""
-    force: FlagCreatePairsOff[bool] = False
-    """Replace the pictures of an earlier generate in --output; other files are left alone."""
-
-    def __post_init__(self) -> None:
-        if not self.images:
-            raise UserError("--images: expected at least one image, got none")
-        _at_least("count", self.count, 1)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("seed", self.seed, 0)
-        if self.shots is not None and not 1 <= self.shots <= len(self.images):
-            raise UserError(f"--shots {self.shots}, expected 1 to {len(self.images)}, the number of images given")
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Evaluate a trained generator on unseen classes, beside copying a reference and the pixel mean.
-
-    Raises:
-        UserError: an option is out of range.
-    """
-
-    checkpoint: Path
-    """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
-    output: Path
-    """Folder for the numbers (JSON) and pictures."""
-    data: str | None = None
-    """Data set, as for train. Default: the run's."""
-    seen_classes: int | None = None
-    """The first so many classes train the features, the rest are evaluated on. Default: as in the run's data."""
-    fakes_per_class: int = 128
-    """Images generated per unseen class."""
-    references_per_class: int = 10
-    """Images of each unseen class to generate from; the rest are the real ones to compare with."""
-    shots: int | None = None
-    """How many references are fused into each image. Default: as in training."""
-    feature_steps: int = 200
-    """Training steps of the network in whose features images are compared."""
-    seed: int = 0
-    """Seed of everything drawn, and of that network."""
-    device: Device = "auto"
-    """Where to compute; auto is cuda if there is one."""
-    force: FlagCreatePairsOff[bool] = False
-    """Replace an earlier evaluation in --output; other files are left alone."""
-
-    def __post_init__(self) -> None:
-        for name in ("fakes_per_class", "references_per_class", "feature_steps"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("seen_classes", "shots"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        _at_least("seed", self.seed, 0)
-
-
-def flag(name: str) -> str:
-    """A field's name as it is typed: "batch_size" is "--batch-size"."""
-    return "--" + name.replace("_", "-")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{flag(name)} {value}, expected at least {least}")
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type a field declares. YAML reads 1e-4 as a string, hence the conversion of numbers."""
-    choices = get_args(hint)
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif choices and all(isinstance(choice, str) for choice in choices):
-        if value in choices:
-            return value
-    elif type(value) in (choices or (hint,)):
-        return value
-    expected = " or ".join(getattr(choice, "__name__", str(choice)) for choice in (choices or (hint,)))
-    raise UserError(f"{name}: expected {expected}, got {value!r}")

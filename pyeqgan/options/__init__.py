@@ -1,0 +1,11 @@
+"""What each command can be told: one dataclass per command, whose field docstrings are the command line's help.
+
+Nothing here imports torch, so that `pyeqgan --help` answers at once.
+"""
+
+from pyeqgan.options.evaluate import EvaluateOptions
+from pyeqgan.options.fields import Device, flag
+from pyeqgan.options.generate import GenerateOptions
+from pyeqgan.options.train import Precision, TrainOptions
+
+__all__ = ["Device", "EvaluateOptions", "GenerateOptions", "Precision", "TrainOptions", "flag"]

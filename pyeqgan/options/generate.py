@@ -1,0 +1,48 @@
+"""What `pyeqgan generate` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import FlagCreatePairsOff
+
+from pyeqgan.errors import UserError
+from pyeqgan.options.fields import Device, at_least
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Generate images of the class that some images show, with a trained generator.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    checkpoint: Path
+    """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
+    images: tuple[Path, ...]
+    """One or more images of one class, any size: their central square is used."""
+    output: Path
+    """Folder for generated_000.png … and grid.png, whose first row is the given images."""
+    count: int = 16
+    """How many images to generate."""
+    shots: int | None = None
+    """How many of the images are fused into each. Default: as in training, or all if fewer are given."""
+    seed: int = 0
+    """Seed of the draws: the same seed gives the same images."""
+    batch_size: int = 16
+    """Images computed at once."""
+    device: Device = "auto"
+    """Where to compute; auto is cuda if there is one."""
+    force: FlagCreatePairsOff[bool] = False
+    """Replace the pictures of an earlier generate in --output; other files are left alone."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserError("--images: expected at least one image, got none")
+        at_least("count", self.count, 1)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("seed", self.seed, 0)
+        if self.shots is not None and not 1 <= self.shots <= len(self.images):
+            raise UserError(f"--shots {self.shots}, expected 1 to {len(self.images)}, the number of images given")
