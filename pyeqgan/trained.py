@@ -46,7 +46,12 @@ def generate(options: GenerateOptions, report: Report) -> None:
         report(f"each image fuses {shots} of those given, in training it was {generator.config.shots}")
     _make_room(options.output, options.force)
     images = generator.generate(
-        to_tensor(references), options.count, shots=shots, seed=options.seed, batch_size=options.batch_size
+        to_tensor(references),
+        options.count,
+        shots=shots,
+        weights=options.weights or None,
+        seed=options.seed,
+        batch_size=options.batch_size,
     )
     _write(options.output, list(references), list(to_uint8(images)))
     report(f"{options.count} images and grid.png in {options.output}")

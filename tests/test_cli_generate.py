@@ -84,6 +84,15 @@ def test_the_number_that_is_fused_can_be_chosen(generate, tmp_path):
     assert generate(tmp_path / "new", "--shots", 3)[1].startswith("each image fuses 3 of those given")
 
 
+def test_shares_of_the_images_can_be_given(generate, tmp_path):
+    assert generate(tmp_path / "even")[0] == 0
+    assert generate(tmp_path / "uneven", "--weights", 9, 1, 1)[0] == 0
+    assert contents(tmp_path / "even")["generated_000.png"] != contents(tmp_path / "uneven")["generated_000.png"]
+    for weights, wrong in (([1, 2], "3 numbers, one for each image"), ([1, 0, 1], "finite numbers above 0")):
+        status, _, err = generate(tmp_path / "no", "--weights", *weights)
+        assert status == 2 and wrong in err and err.count("\n") == 1
+
+
 def test_images_of_any_size_and_mode_are_read(generate, tmp_path):
     seed = secrets.randbits(31)
     print(f"seed {seed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class GenerateOptions:
     """How many images to generate."""
     shots: int | None = None
     """How many of the images are fused into each. Default: as in training, or all if fewer are given."""
+    weights: tuple[float, ...] = ()
+    """Share of each image, in their order, for example 2 1 1. Default: drawn for every generated image."""
     seed: int = 0
     """Seed of the draws: the same seed gives the same images."""
     batch_size: int = 16
@@ -46,3 +49,9 @@ class GenerateOptions:
         at_least("seed", self.seed, 0)
         if self.shots is not None and not 1 <= self.shots <= len(self.images):
             raise UserError(f"--shots {self.shots}, expected 1 to {len(self.images)}, the number of images given")
+        if self.weights:
+            told = " ".join(f"{weight:g}" for weight in self.weights)
+            if len(self.weights) != len(self.images):
+                raise UserError(f"--weights {told}, expected {len(self.images)} numbers, one for each image")
+            if not all(math.isfinite(weight) and weight > 0 for weight in self.weights):
+                raise UserError(f"--weights {told}, expected finite numbers above 0: leave an image out instead")

@@ -192,6 +192,20 @@ def test_generate_fuses_as_many_images_as_asked_without_repeats():
     assert seen[1].shape == (2, 1, 3, 32, 32)
 
 
+def test_generate_takes_the_shares_of_the_images():
+    generator, images = small().eval(), photographs(3)
+    plans = []
+    generator.register_forward_pre_hook(lambda _, args, kwargs: plans.append(kwargs["plan"]), with_kwargs=True)
+    generator.generate(images, 400, weights=[6, 1, 1], shots=3, seed=0, batch_size=400)
+    (plan,) = plans
+    assert torch.equal(plan.weights.sort(1).values, torch.tensor([[0.125, 0.125, 0.75]]).expand(400, 3))
+    heavy = plan.weights.argmax(1)  # where the first image is in each row
+    assert 260 < (plan.base == heavy).sum() < 340  # 300 expected, 5 standard deviations are 43
+    nearly = generator.generate(images, 2, weights=[1, 1e-12, 1e-12], shots=3, seed=0)
+    other = torch.cat([images[:1], photographs(2)])
+    torch.testing.assert_close(generator.generate(other, 2, weights=[1, 1e-12, 1e-12], shots=3, seed=0), nearly)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -201,6 +215,9 @@ def test_generate_fuses_as_many_images_as_asked_without_repeats():
         ({"seed": 1, "generator": torch.Generator()}, "generate: expected seed or generator, got both"),
         ({"images": torch.full((5, 3, 32, 32), 255.0)}, r"expected values in \[-1, 1\], got 255 to 255"),
         ({"images": torch.full((5, 3, 32, 32), torch.nan)}, r"expected values in \[-1, 1\], got nan"),
+        ({"weights": [1, 2]}, r"weights: expected 5 finite numbers > 0, got \[1, 2\]"),
+        ({"weights": [1, 2, 0, 1, 1]}, "weights: expected 5 finite numbers > 0"),
+        ({"weights": [1, 2, torch.inf, 1, 1]}, "weights: expected 5 finite numbers > 0"),
         ({"images": torch.zeros(5, 3, 64, 64)}, r"images: expected shape \(n,3,32,32\), none 0, got \("),
     ],
 )

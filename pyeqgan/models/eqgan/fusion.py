@@ -61,6 +61,12 @@ class FusionPlan(NamedTuple):
         plan = cls(shares / shares.sum(1, keepdim=True), base[rows], positions)
         return plan if device is None else plan.to(device)
 
+    def weighted(self, weights: Tensor, generator: torch.Generator | None = None) -> FusionPlan:
+        """The plan with these shares, (B,K) with positive rows of any sum, and bases drawn in proportion to them."""
+        shares = weights / weights.sum(1, keepdim=True)
+        base = torch.multinomial(shares, 1, generator=generator).squeeze(1)
+        return FusionPlan(shares.to(self.weights), base.to(self.base), self.positions)
+
     def base_first(self, x: Tensor) -> Tensor:
         """Rotate dimension 1 of ``x`` (B,K,...): each row's base comes first, its references after it."""
         batch, shots = x.shape[:2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -116,6 +118,7 @@ class EqGANGenerator(nn.Module):
         count: int,
         *,
         shots: int | None = None,
+        weights: Sequence[float] | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int = 16,
@@ -129,6 +132,8 @@ class EqGANGenerator(nn.Module):
             images: (n,3,S,S) floating in [-1, 1], n >= ``shots``; moved to the model's device.
             count: how many to generate, >= 1.
             shots: K for this call; the configuration's if None.
+            weights: the share of each given image, n finite numbers > 0, divided by their sum over the images fused.
+                An image's layout is kept as often as its share says (ours). Both are drawn, as in training, if None.
             seed: seeds the draws; or
             generator: draws from it; or, with neither, from torch's default generator.
             batch_size: outputs computed at once, >= 1.
@@ -151,14 +156,19 @@ class EqGANGenerator(nn.Module):
             raise ValueError(f"generate: images: expected at least {shots} to fuse, got {images.shape[0]}")
         if not images.abs().max() <= 1:
             raise ValueError(f"generate: images: expected values in [-1, 1], got {images.min():g} to {images.max():g}")
+        if weights is not None:
+            _check_weights(weights, len(images))
         parameter = next(self.parameters())
         images = images.to(parameter.device, parameter.dtype)
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
         source = generator.device if generator is not None else None
         keys = torch.rand(count, images.shape[0], generator=generator, device=source)
-        chosen = keys.argsort(1)[:, :shots].to(images.device)
+        chosen = keys.argsort(1)[:, :shots]
         plan = self.sample_plan(count, shots, generator=generator, device=images.device)
+        if weights is not None:
+            plan = plan.weighted(torch.tensor(weights, device=source)[chosen], generator)
+        chosen = chosen.to(images.device)
 
         training = self.training
         self.eval()
@@ -193,3 +203,8 @@ class EqGANGenerator(nn.Module):
             )
         if not images.is_floating_point():
             raise TypeError(f"EqGANGenerator: images: expected floating point in [-1, 1], got {images.dtype}")
+
+
+def _check_weights(weights: Sequence[float], images: int) -> None:
+    if len(weights) != images or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"generate: weights: expected {images} finite numbers > 0, got {list(weights)}")
