@@ -39,7 +39,7 @@ def generate(options: GenerateOptions, report: Report) -> None:
             pictures of an earlier call and `options.force` is not set.
     """
     device = resolve_device(options.device)
-    generator = _generator(load_latest(options.checkpoint, report, ["ema"])).to(device)
+    generator = averaged_generator(load_latest(options.checkpoint, report, ["ema"])).to(device)
     references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
     shots = options.shots or min(generator.config.shots, len(references))
     if shots != generator.config.shots:
@@ -70,7 +70,7 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
-    generator = _generator(checkpoint).to(device)
+    generator = averaged_generator(checkpoint).to(device)
     shots = options.shots or generator.config.shots
     report(f"evaluating {checkpoint.path}")
 
@@ -79,7 +79,7 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
 
     result = evaluate_generator(
         generate,
-        _data_for(checkpoint, options, generator.config.image_size),
+        data_of(checkpoint, options.data, options.seen_classes),
         output=options.output,
         shots=shots,
         fakes_per_class=options.fakes_per_class,
@@ -96,20 +96,24 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     report(f"numbers and pictures: {page}")
 
 
-def _generator(checkpoint: Checkpoint) -> EqGANGenerator:
-    """The averaged generator, on the CPU in eval mode."""
+def averaged_generator(checkpoint: Checkpoint) -> EqGANGenerator:
+    """The generator of a checkpoint's part "ema", on the CPU in eval mode."""
     generator = EqGANGenerator(EqGANConfig.from_dict(checkpoint.about["model"]))
     generator.load_state_dict(checkpoint.parts["ema"])
     return generator.eval()
 
 
-def _data_for(checkpoint: Checkpoint, options: EvaluateOptions, image_size: int) -> Split:
-    """The data to evaluate on: by default that of the run, split as it was."""
+def data_of(checkpoint: Checkpoint, data: str | None = None, seen_classes: int | None = None) -> Split:
+    """The data to look at a generator with: by default that of its run, split as it was.
+
+    Raises:
+        UserError: they cannot be read, or the run was trained on a class that would be unseen.
+    """
     run, trained = checkpoint.about["options"], checkpoint.about["classes"]
-    data = options.data or run["data"]
+    data = data or run["data"]
     same = data == run["data"] or str(Path(data).resolve()) == run["data"]
-    seen = options.seen_classes or (run["seen_classes"] if same else None)
-    split = open_data(data, image_size=image_size, seen_classes=seen)
+    seen = seen_classes or (run["seen_classes"] if same else None)
+    split = open_data(data, image_size=run["image_size"], seen_classes=seen)
     leaked = sorted(set(split.unseen.class_names) & set(trained))
     if same and leaked:
         raise UserError(f"{len(leaked)} classes to evaluate on were trained on, {leaked[0]!r} among them")
