@@ -6,6 +6,7 @@ Nothing here imports torch, so that `pyeqgan --help` answers at once.
 from pyeqgan.options.evaluate import EvaluateOptions
 from pyeqgan.options.fields import Device, flag
 from pyeqgan.options.generate import GenerateOptions
+from pyeqgan.options.report import ReportOptions
 from pyeqgan.options.train import Precision, TrainOptions
 
-__all__ = ["Device", "EvaluateOptions", "GenerateOptions", "Precision", "TrainOptions", "flag"]
+__all__ = ["Device", "EvaluateOptions", "GenerateOptions", "Precision", "ReportOptions", "TrainOptions", "flag"]
