@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from pyeqgan.commands import bench, doctor, evaluate, generate, info, report, train
+from pyeqgan.commands import app, bench, doctor, evaluate, generate, info, report, train
 from pyeqgan.commands.command import Command
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "generate": generate.COMMAND,
     "evaluate": evaluate.COMMAND,
     "report": report.COMMAND,
+    "app": app.COMMAND,
     "bench": bench.COMMAND,
     "info": info.COMMAND,
     "doctor": doctor.COMMAND,

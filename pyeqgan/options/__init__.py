@@ -3,10 +3,20 @@
 Nothing here imports torch, so that `pyeqgan --help` answers at once.
 """
 
+from pyeqgan.options.app import AppOptions
 from pyeqgan.options.evaluate import EvaluateOptions
 from pyeqgan.options.fields import Device, flag
 from pyeqgan.options.generate import GenerateOptions
 from pyeqgan.options.report import ReportOptions
 from pyeqgan.options.train import Precision, TrainOptions
 
-__all__ = ["Device", "EvaluateOptions", "GenerateOptions", "Precision", "ReportOptions", "TrainOptions", "flag"]
+__all__ = [
+    "AppOptions",
+    "Device",
+    "EvaluateOptions",
+    "GenerateOptions",
+    "Precision",
+    "ReportOptions",
+    "TrainOptions",
+    "flag",
+]
