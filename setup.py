@@ -127,7 +127,7 @@ class BuildNative(build_ext):
         plain = (s for s in (csrc / "cpu").rglob("*.cpp") if not s.stem.endswith("_kernel"))
         glue = [*sorted(csrc.glob("*.cpp")), *sorted(plain)]
         if compiler:
-            glue.append(csrc / "cuda/glue.cpp")
+            glue += sorted((csrc / "cuda").glob("*.cpp"))
         for source in glue:
             extra = [*stable, *MATRIX_UNIT.get(source.name, [])]
             if source.name == "module.cpp":

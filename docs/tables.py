@@ -18,6 +18,7 @@ def operations_table() -> str:
     """Operations × backends, read from what is registered and from the kernels' sources."""
     lines = ["| operation | CPU | Triton | CUDA C++ |", "|---|---|---|---|"]
     explained = backends.explain()
+    glue = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc/cuda").glob("*.cpp"))
     for name in functional.__all__:
         choice = explained[name]["cpu"]
         if choice.backend == "composed":
@@ -25,7 +26,7 @@ def operations_table() -> str:
         else:
             cpu = "native: AVX-512, AVX2, portable" if choice.backend == "native" else "reference"
             triton = (ROOT / "kernels" / f"{name}.py").exists()
-            cuda = (ROOT / "csrc/cuda" / f"{name}_kernel.cu").exists()
+            cuda = f'"{name}(Tensor' in glue
             cells = [cpu, *("compiled, not yet run" if there else "reference" for there in (triton, cuda))]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "launch.h"
 #include "patch.cuh"
 #include "spatial_filter.cuh"
 
@@ -45,13 +46,6 @@ struct GateSum {
   void* grad_gate;
   int64_t entries, tiles;
 };
-
-// The last digit of a mixed-radix number, which is taken off.
-__device__ int take(int64_t& index, int64_t size) {
-  const int digit = static_cast<int>(index % size);
-  index /= size;
-  return digit;
-}
 
 // v = gate x of a patch; squashed: sigmoid(v), which is 0 outside the map and past the last channel.
 template <typename T>

@@ -21,8 +21,6 @@ constexpr int MAX_HALO = 16;                      // of a piece; what lies furth
 constexpr int64_t BLOCKS_PER_MULTIPROCESSOR = 8;  // wanted of propagate: four waves of the two that fit
 constexpr int64_t MOST_QUADS = 8;                 // of channels a block of propagate goes through
 
-int64_t blocks_of(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
-
 int64_t reach_of(const int64_t* size, int64_t radius) {
   return std::min(radius, std::max<int64_t>(std::max(size[2], size[3]) - 1, 0));
 }

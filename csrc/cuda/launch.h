@@ -38,6 +38,16 @@ int dispatch(int dtype, Run run) {
   }
 }
 
+// The last digit of a mixed-radix number, which is taken off.
+__host__ __device__ inline int take(int64_t& index, int64_t size) {
+  const int digit = static_cast<int>(index % size);
+  index /= size;
+  return digit;
+}
+
+// How many pieces of a size an extent is cut into.
+__host__ __device__ inline int64_t blocks_of(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
+
 // What a launcher plans with: of the current device.
 struct Device {
   int shared_bytes;  // the most dynamic shared memory a block may ask for

@@ -8,18 +8,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from ctypes import c_bool, c_float, c_int, c_int64, c_uint64, c_void_p
+from ctypes import c_uint64
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
-from pyeqgan.ops._library import empty_image
+from .launchers import BilateralPropagation, Fusion
 
 ROOT = Path(__file__).parents[2]
 EMULATION = ROOT / "tests/cuda/emulation"
-DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 Build = Callable[[list[str], str], tuple[Path, str]]
@@ -79,55 +76,6 @@ def emulate(build: Build) -> Callable[[Path], ctypes.CDLL]:
     return load
 
 
-def _four(values: tuple[int, ...] | torch.Size) -> ctypes.Array[c_int64]:
-    return (c_int64 * 4)(*values)
-
-
-def _pointer(x: Tensor | None) -> c_void_p:
-    return c_void_p(None if x is None else x.data_ptr())
-
-
-class BilateralPropagation:
-    """The launchers of bilateral_propagation on the CPU. Everything they must write starts as NaN."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-        library.pyeqgan_bilateral_propagation_workspace.restype = c_int64
-        self.result = 0
-
-    def _workspace(self, size: torch.Size, radius: int, backward: bool) -> Tensor:
-        bytes_ = self.library.pyeqgan_bilateral_propagation_workspace(_four(size), c_int64(radius), c_bool(backward))
-        return torch.full((bytes_ // 4,), torch.nan)
-
-    def forward(
-        self, x: Tensor, gate: Tensor | None, sigma: float, radius: int, dtype: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        y = empty_image(x, 2 * x.shape[1]).fill_(torch.nan)
-        affinity = torch.full((x.shape[0], 9, *x.shape[2:]), torch.nan)
-        workspace = self._workspace(x.shape, radius, False)
-        self.result = self.library.pyeqgan_bilateral_propagation(
-            _pointer(x), _four(x.stride()), _pointer(gate), _pointer(y), _four(y.stride()), _pointer(affinity),
-            _pointer(workspace), c_int(DTYPES[x.dtype] if dtype is None else dtype), _four(x.shape), c_float(sigma),
-            c_int64(radius), c_void_p(None),
-        )  # fmt: skip
-        return y, affinity
-
-    def backward(
-        self, grad_y: Tensor, x: Tensor, gate: Tensor | None, affinity: Tensor, sigma: float, radius: int,
-        need_x: bool = True, need_gate: bool = True,
-    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-        grad_x = empty_image(x, x.shape[1]).fill_(torch.nan) if need_x else None
-        grad_gate = torch.full_like(gate, torch.nan) if gate is not None and need_gate else None
-        workspace = self._workspace(x.shape, radius, True)
-        self.result = self.library.pyeqgan_bilateral_propagation_backward(
-            _pointer(grad_y), _four(grad_y.stride()), _pointer(x), _four(x.stride()), _pointer(gate),
-            _pointer(affinity), _pointer(grad_x), _four((0,) * 4 if grad_x is None else grad_x.stride()),
-            _pointer(grad_gate), _pointer(workspace), c_int(DTYPES[x.dtype]), _four(x.shape), c_float(sigma),
-            c_int64(radius), c_void_p(None),
-        )  # fmt: skip
-        return grad_x, grad_gate
-
-
 @pytest.fixture
 def device(bilateral: BilateralPropagation) -> Iterator[Callable[..., None]]:
     """Makes the emulated device another one than an H200, for one test."""
@@ -142,3 +90,8 @@ def device(bilateral: BilateralPropagation) -> Iterator[Callable[..., None]]:
 @pytest.fixture(scope="session")
 def bilateral(emulate: Callable[[Path], ctypes.CDLL]) -> BilateralPropagation:
     return BilateralPropagation(emulate(ROOT / "csrc/cuda/bilateral_propagation_kernel.cu"))
+
+
+@pytest.fixture(scope="session")
+def fusion(emulate: Callable[[Path], ctypes.CDLL]) -> Fusion:
+    return Fusion(emulate(ROOT / "csrc/cuda/fusion_kernel.cu"))

@@ -24,6 +24,14 @@ BUDGET = {
         "propagate": (6, 128, 128),
         "finish_gate": (3, 40, 0),
     },
+    "fusion_kernel": {
+        "local_fusion": (3, 128, 21504),
+        "lifted_fusion": (3, 40, 512),
+        "lifted_fusion_backward": (3, 64, 0),
+        "sort_members": (1, 40, 0),
+        "weight_terms": (3, 64, 512),
+        "finish_weights": (3, 40, 0),
+    },
 }
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -40,7 +48,7 @@ def compiled(build, source: Path, arch: str) -> tuple[Path, str]:
 def resources(report: str, kernel: str) -> list[tuple[int, ...]]:
     """Stack frame, spilled bytes, registers and static shared memory of every instance of a kernel."""
     pattern = (
-        rf"entry function '\w*{len(kernel)}{kernel}I\w*'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
+        rf"entry function '\w*{len(kernel)}{kernel}[IE]\w*'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
         r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?"
     )
     entries = re.split(r"(?=ptxas info\s+: Compiling entry)", report)
@@ -84,7 +92,8 @@ def glue(build) -> Path:
         "-DTORCH_TARGET_VERSION=0x020b000000000000",
     ]
     command += [f"-isystem{path}" for path in (*include_paths(), toolkit / "include")]
-    command += [str(ROOT / "csrc/cuda/glue.cpp"), *objects, f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
+    glue = map(str, sorted((ROOT / "csrc/cuda").glob("*.cpp")))
+    command += [*glue, *objects, f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
     command += [f"-L{toolkit / 'lib64'}", "-l:libcudart_static.a", "-ldl", "-lrt", "-lpthread", "-o"]
     return build(command, "glue.so")[0]
 
@@ -102,6 +111,7 @@ import torch
 torch.ops.load_library({str(glue)!r})
 print(torch.ops.pyeqgan_cuda.bilateral_propagation.default._schema)
 print(torch.ops.pyeqgan_cuda.bilateral_propagation_backward.default._schema)
+print(torch.ops.pyeqgan_cuda.lifted_fusion_backward.default._schema)
 try:
     torch.ops.pyeqgan_cuda.bilateral_propagation(torch.zeros(1, 1, 2, 2), None, 1.5, 8)
 except NotImplementedError as error:
@@ -111,4 +121,5 @@ except NotImplementedError as error:
     assert done.returncode == 0, done.stderr
     assert "bilateral_propagation(Tensor x, Tensor? gate, float sigma, int radius)" in done.stdout
     assert "bool need_x, bool need_gate) -> (Tensor grad_x, Tensor grad_gate)" in done.stdout
+    assert "bool need_weights) -> (Tensor grad_base, Tensor grad_references, Tensor grad_weights)" in done.stdout
     assert "CPU tensors are refused" in done.stdout

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "selection",
     [
-        "emulation.py or (pieces and 101376) or asked or (passes and sliced)",
+        "emulation.py or (pieces and 101376) or asked or (passes and sliced) or first_matches or (131 and bfloat16)",
         pytest.param("not (emulation.py or asked)", marks=pytest.mark.slow),
     ],
 )
@@ -35,7 +35,7 @@ def test_emulated_kernels_under_sanitizers(selection):
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    tests = [HERE / "test_emulation.py", HERE / "test_bilateral_propagation_emulated.py"]
+    tests = [HERE / "test_emulation.py", *sorted(HERE.glob("test_*_emulated.py"))]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", "-k", selection]
     done = subprocess.run(
         [*command, *map(str, tests)], env=environment, capture_output=True, text=True, cwd=HERE.parents[1]

@@ -40,6 +40,7 @@ alignas(16) __shared__ float4 dynamic_shared[emulation::SHARED_CAPACITY / sizeof
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
+using std::isnan;
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline float __fdividef(float a, float b) { return a / b; }

@@ -1,0 +1,132 @@
+"""The launchers of the CUDA kernels, called on CPU tensors. Everything they must write starts as NaN, or as -1."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_bool, c_float, c_int, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from pyeqgan.ops._library import empty_image
+from pyeqgan.ops.lifted_fusion import _empty_references
+
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+def _sizes(values: Sequence[int]) -> ctypes.Array[c_int64]:
+    return (c_int64 * len(values))(*values)
+
+
+def _pointer(x: Tensor | None) -> c_void_p:
+    return c_void_p(None if x is None else x.data_ptr())
+
+
+class BilateralPropagation:
+    """Those of bilateral_propagation."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.pyeqgan_bilateral_propagation_workspace.restype = c_int64
+        self.result = 0
+
+    def _workspace(self, size: torch.Size, radius: int, backward: bool) -> Tensor:
+        bytes_ = self.library.pyeqgan_bilateral_propagation_workspace(_sizes(size), c_int64(radius), c_bool(backward))
+        return torch.full((bytes_ // 4,), torch.nan)
+
+    def forward(
+        self, x: Tensor, gate: Tensor | None, sigma: float, radius: int, dtype: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        y = empty_image(x, 2 * x.shape[1]).fill_(torch.nan)
+        affinity = torch.full((x.shape[0], 9, *x.shape[2:]), torch.nan)
+        workspace = self._workspace(x.shape, radius, False)
+        self.result = self.library.pyeqgan_bilateral_propagation(
+            _pointer(x), _sizes(x.stride()), _pointer(gate), _pointer(y), _sizes(y.stride()), _pointer(affinity),
+            _pointer(workspace), c_int(DTYPES[x.dtype] if dtype is None else dtype), _sizes(x.shape), c_float(sigma),
+            c_int64(radius), c_void_p(None),
+        )  # fmt: skip
+        return y, affinity
+
+    def backward(
+        self, grad_y: Tensor, x: Tensor, gate: Tensor | None, affinity: Tensor, sigma: float, radius: int,
+        need_x: bool = True, need_gate: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+        grad_x = empty_image(x, x.shape[1]).fill_(torch.nan) if need_x else None
+        grad_gate = torch.full_like(gate, torch.nan) if gate is not None and need_gate else None
+        workspace = self._workspace(x.shape, radius, True)
+        self.result = self.library.pyeqgan_bilateral_propagation_backward(
+            _pointer(grad_y), _sizes(grad_y.stride()), _pointer(x), _sizes(x.stride()), _pointer(gate),
+            _pointer(affinity), _pointer(grad_x), _sizes((0,) * 4 if grad_x is None else grad_x.stride()),
+            _pointer(grad_gate), _pointer(workspace), c_int(DTYPES[x.dtype]), _sizes(x.shape), c_float(sigma),
+            c_int64(radius), c_void_p(None),
+        )  # fmt: skip
+        return grad_x, grad_gate
+
+
+class _Description(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("base", "references", "weights", "positions", "matches")),
+        ("base_stride", c_int64 * 4),
+        ("references_stride", c_int64 * 5),
+        *((n, c_int64) for n in ("batch", "count", "channels", "rows", "columns", "scale", "selected")),
+        ("dtype", c_int),
+    )
+
+
+class Fusion:
+    """Those of local_fusion and lifted_fusion."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.pyeqgan_lifted_fusion_workspace.restype = c_int64
+        self.result = 0
+
+    def describe(
+        self, base: Tensor, references: Tensor, weights: Tensor, positions: Tensor, matches: Tensor | None, rows: int,
+        columns: int,
+    ) -> _Description:  # fmt: skip
+        batch, count, channels, height, _ = references.shape
+        return _Description(
+            base.data_ptr(), references.data_ptr(), weights.data_ptr(), positions.data_ptr(),
+            None if matches is None else matches.data_ptr(), _sizes(base.stride()), _sizes(references.stride()),
+            batch, count, channels, rows, columns, height // rows if rows else 1, positions.shape[1],
+            DTYPES[base.dtype],
+        )  # fmt: skip
+
+    def local(self, base: Tensor, references: Tensor, weights: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        fused = empty_image(base, base.shape[1]).fill_(torch.nan)
+        matches = torch.full((*references.shape[:2], positions.shape[1]), -1)
+        about = self.describe(base, references, weights, positions, None, *base.shape[2:])
+        self.result = self.library.pyeqgan_local_fusion(
+            ctypes.byref(about), _pointer(fused), _sizes(fused.stride()), _pointer(matches), None
+        )
+        return fused, matches
+
+    def lifted(
+        self, base: Tensor, references: Tensor, weights: Tensor, positions: Tensor, matches: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:  # fmt: skip
+        fused = empty_image(base, base.shape[1]).fill_(torch.nan)
+        about = self.describe(base, references, weights, positions, matches, *grid)
+        self.result = self.library.pyeqgan_lifted_fusion(
+            ctypes.byref(about), _pointer(fused), _sizes(fused.stride()), None
+        )
+        return fused
+
+    def backward(
+        self, grad_fused: Tensor, base: Tensor, references: Tensor, weights: Tensor, positions: Tensor,
+        matches: Tensor, grid: tuple[int, int], needs: Sequence[bool] = (True, True, True),
+    ) -> list[Tensor | None]:  # fmt: skip
+        about = self.describe(base, references, weights, positions, matches, *grid)
+        bytes_ = self.library.pyeqgan_lifted_fusion_workspace(ctypes.byref(about))
+        workspace = torch.full((-(-bytes_ // 8),), torch.nan, dtype=torch.float64)
+        grads = [empty_image(base, base.shape[1]), _empty_references(base, references), torch.empty_like(weights)]
+        wanted = [g.fill_(torch.nan) if need else None for g, need in zip(grads, needs, strict=True)]
+        grad_base, grad_references, grad_weights = wanted
+        self.result = self.library.pyeqgan_lifted_fusion_backward(
+            ctypes.byref(about), _pointer(grad_fused), _sizes(grad_fused.stride()), _pointer(grad_base),
+            _sizes(grads[0].stride()), _pointer(grad_references), _sizes(grads[1].stride()), _pointer(grad_weights),
+            _pointer(workspace), None,
+        )  # fmt: skip
+        return wanted
