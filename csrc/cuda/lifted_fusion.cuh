@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fusion_problem.cuh"
+#include "reduce.cuh"
 
 namespace pyeqgan::fusion {
 namespace {
@@ -102,18 +103,6 @@ __global__ void __launch_bounds__(THREADS) lifted_fusion_backward(Problem p) {
   });
 }
 
-// The sum of a block, by all its threads in one order.
-__device__ inline float sum_of_block(float value) {
-  SHARED_ARRAY(float, sums, THREADS);
-  sums[threadIdx.x] = value;
-  for (int apart = THREADS / 2; apart > 0; apart /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < apart) sums[threadIdx.x] += sums[threadIdx.x + apart];
-  }
-  __syncthreads();
-  return sums[0];
-}
-
 // A slice of the positions: the sum of grad times content over them, their patches and channels.
 template <typename T>
 __global__ void __launch_bounds__(THREADS) weight_terms(Problem p) {
@@ -136,7 +125,7 @@ __global__ void __launch_bounds__(THREADS) weight_terms(Problem p) {
     sum += grad * read<T>(maps, maps.at(image, k == 0 ? 0 : k - 1, channel, from / p.columns * p.scale + dy,
                                         from % p.columns * p.scale + dx));
   }
-  sum = sum_of_block(sum);
+  sum = sum_of_block<THREADS>(sum);
   if (threadIdx.x == 0) p.terms[p.list(image, k) * p.slices + slice] = sum;
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .launchers import BilateralPropagation, Fusion
+from .launchers import BilateralPropagation, Consistency, Fusion
 
 ROOT = Path(__file__).parents[2]
 EMULATION = ROOT / "tests/cuda/emulation"
@@ -95,3 +95,8 @@ def bilateral(emulate: Callable[[Path], ctypes.CDLL]) -> BilateralPropagation:
 @pytest.fixture(scope="session")
 def fusion(emulate: Callable[[Path], ctypes.CDLL]) -> Fusion:
     return Fusion(emulate(ROOT / "csrc/cuda/fusion_kernel.cu"))
+
+
+@pytest.fixture(scope="session")
+def consistency(emulate: Callable[[Path], ctypes.CDLL]) -> Consistency:
+    return Consistency(emulate(ROOT / "csrc/cuda/consistency_loss_kernel.cu"))

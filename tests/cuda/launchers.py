@@ -9,7 +9,7 @@ from ctypes import c_bool, c_float, c_int, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from pyeqgan.ops._library import empty_image
+from pyeqgan.ops._library import empty_image, memory_format_of
 from pyeqgan.ops.lifted_fusion import _empty_references
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -130,3 +130,64 @@ class Fusion:
             _pointer(workspace), None,
         )  # fmt: skip
         return wanted
+
+
+class _Scale(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("equalized", "decoded", "grad_equalized", "grad_decoded")),
+        *((name, c_int64) for name in ("images", "channels", "pixels")),
+        ("pixel_major", c_bool),
+        ("share", c_float),
+    )
+
+
+class Consistency:
+    """Those of equalization_consistency_loss. All tensors of a scale are dense, in one memory format."""
+
+    DISTANCES = ("cosine", "l1", "l2")
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.pyeqgan_consistency_loss_workspace.restype = c_int64
+        self.result = 0
+
+    def _scales(
+        self, equalized: Sequence[Tensor], decoded: Sequence[Tensor], weights: Sequence[float], distance: str,
+        grads: Sequence[Tensor | None] = (),
+    ) -> ctypes.Array[_Scale]:  # fmt: skip
+        count = len(equalized)
+        grads = grads or [None] * (2 * count)
+        scales = []
+        for i, (e, d, weight) in enumerate(zip(equalized, decoded, weights, strict=True)):
+            batch, channels, height, width = e.shape
+            distances = e.numel() // max(channels, 1) if distance == "cosine" else e.numel()
+            pointers = (x if x is None else x.data_ptr() for x in (e, d, grads[i], grads[count + i]))
+            pixel_major = memory_format_of(e) == torch.channels_last
+            share = weight / max(distances, 1)
+            scales.append(_Scale(*pointers, batch, channels, height * width, pixel_major, share))
+        return (_Scale * count)(*scales)
+
+    def forward(
+        self, equalized: Sequence[Tensor], decoded: Sequence[Tensor], weights: Sequence[float], distance: str
+    ) -> Tensor:
+        scales, number = self._scales(equalized, decoded, weights, distance), self.DISTANCES.index(distance)
+        bytes_ = self.library.pyeqgan_consistency_loss_workspace(scales, c_int64(len(scales)), c_int(number))
+        loss, workspace = torch.tensor(torch.nan), torch.full((bytes_ // 4,), torch.nan)
+        self.result = self.library.pyeqgan_consistency_loss(
+            scales, c_int64(len(scales)), c_int(number), c_int(DTYPES[equalized[0].dtype]), _pointer(loss),
+            _pointer(workspace), None,
+        )  # fmt: skip
+        return loss
+
+    def backward(
+        self, grad_loss: Tensor, equalized: Sequence[Tensor], decoded: Sequence[Tensor], weights: Sequence[float],
+        distance: str, needs: Sequence[bool],
+    ) -> list[Tensor | None]:  # fmt: skip
+        features = (*equalized, *decoded)
+        grads = [torch.full_like(f, torch.nan) if need else None for f, need in zip(features, needs, strict=True)]
+        scales = self._scales(equalized, decoded, weights, distance, grads)
+        self.result = self.library.pyeqgan_consistency_loss_backward(
+            scales, c_int64(len(scales)), c_int(self.DISTANCES.index(distance)), c_int(DTYPES[equalized[0].dtype]),
+            _pointer(grad_loss), None,
+        )  # fmt: skip
+        return grads

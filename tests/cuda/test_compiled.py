@@ -24,6 +24,11 @@ BUDGET = {
         "propagate": (6, 128, 128),
         "finish_gate": (3, 40, 0),
     },
+    "consistency_loss_kernel": {
+        "sum_distances": (3, 48, 4096),
+        "distance_gradients": (3, 64, 3072),
+        "finish_loss": (1, 40, 2048),
+    },
     "fusion_kernel": {
         "local_fusion": (3, 128, 21504),
         "lifted_fusion": (3, 40, 512),
@@ -112,6 +117,7 @@ torch.ops.load_library({str(glue)!r})
 print(torch.ops.pyeqgan_cuda.bilateral_propagation.default._schema)
 print(torch.ops.pyeqgan_cuda.bilateral_propagation_backward.default._schema)
 print(torch.ops.pyeqgan_cuda.lifted_fusion_backward.default._schema)
+print(torch.ops.pyeqgan_cuda.equalization_consistency_loss_backward.default._schema)
 try:
     torch.ops.pyeqgan_cuda.bilateral_propagation(torch.zeros(1, 1, 2, 2), None, 1.5, 8)
 except NotImplementedError as error:
@@ -122,4 +128,5 @@ except NotImplementedError as error:
     assert "bilateral_propagation(Tensor x, Tensor? gate, float sigma, int radius)" in done.stdout
     assert "bool need_x, bool need_gate) -> (Tensor grad_x, Tensor grad_gate)" in done.stdout
     assert "bool need_weights) -> (Tensor grad_base, Tensor grad_references, Tensor grad_weights)" in done.stdout
+    assert "bool[] need_equalized, bool[] need_decoded) -> Tensor[]" in done.stdout
     assert "CPU tensors are refused" in done.stdout

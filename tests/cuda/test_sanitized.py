@@ -15,13 +15,16 @@ HERE = Path(__file__).parent
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 @pytest.mark.parametrize(
-    "selection",
+    ("files", "selection"),
     [
-        "emulation.py or (pieces and 101376) or asked or (passes and sliced) or first_matches or (131 and bfloat16)",
-        pytest.param("not (emulation.py or asked)", marks=pytest.mark.slow),
+        ("emulation", ""),
+        ("bilateral_propagation_emulated", "(pieces and 101376) or asked or (passes and sliced)"),
+        ("fusion_emulated", "asked or first_matches or (131 and bfloat16)"),
+        ("consistency_loss_emulated", "asked or tiny"),
+        pytest.param("*_emulated", "not asked", marks=pytest.mark.slow),
     ],
 )
-def test_emulated_kernels_under_sanitizers(selection):
+def test_emulated_kernels_under_sanitizers(files, selection):
     names = ("libasan.so", "libubsan.so", "libstdc++.so")
     found = [
         subprocess.run(["g++", f"-print-file-name={n}"], capture_output=True, text=True).stdout.strip() for n in names
@@ -35,7 +38,7 @@ def test_emulated_kernels_under_sanitizers(selection):
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    tests = [HERE / "test_emulation.py", *sorted(HERE.glob("test_*_emulated.py"))]
+    tests = sorted(HERE.glob(f"test_{files}.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", "-k", selection]
     done = subprocess.run(
         [*command, *map(str, tests)], env=environment, capture_output=True, text=True, cwd=HERE.parents[1]
