@@ -11,7 +11,7 @@ SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all test-asan test-tsan fuzz lint format bench bench-pytest bench-compare \
-	bench-instructions bench-instructions-update clean
+	bench-instructions bench-instructions-update gpu-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -77,6 +77,10 @@ bench-instructions: $(STAMP) ## count the kernels' instructions, fail where they
 
 bench-instructions-update: $(STAMP) ## record the kernels' instructions
 	$(BIN)/python benchmarks/callgrind/gate.py --update
+
+# With the Python, torch and pytest of the machine: a GPU machine need not reach any package index.
+gpu-check: ## build, check and time every kernel on the GPU of this machine, and keep the outcome; resumable
+	$(PYTHON) benchmarks/gpu_check.py
 
 clean: ## remove everything make has made
 	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

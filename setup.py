@@ -7,6 +7,7 @@ TORCH_CUDA_ARCH_LIST ("8.0;9.0a+PTX") chooses GPU architectures; PYEQGAN_SANITIZ
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -15,7 +16,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pybind11
 import torch
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -57,6 +57,15 @@ def include_flags() -> list[str]:
     return [f"-isystem{p}" for p in paths]
 
 
+def pybind11_include() -> list[str]:
+    """pip's pybind11, or else the copy among torch's own headers."""
+    try:
+        import pybind11
+    except ImportError:
+        return []
+    return [f"-I{pybind11.get_include()}"]
+
+
 def nvcc() -> str | None:
     """The compiler for .cu files: of CUDA_HOME, else the one on PATH."""
     if os.environ.get("PYEQGAN_CUDA") == "0":
@@ -96,6 +105,14 @@ def cuda_root(compiler: str) -> Path:
     sys.exit(f"{compiler} --dryrun does not tell its toolkit's folder")
 
 
+def sources_digest(folder: Path) -> str:
+    """A hash of the files in a folder: what was measured of kernels holds as long as they are the same."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
 class BuildNative(build_ext):
     """Compiles each source with its own flags, several at a time, and links; what has not changed is not compiled."""
 
@@ -132,10 +149,11 @@ class BuildNative(build_ext):
             extra = [*stable, *MATRIX_UNIT.get(source.name, [])]
             if source.name == "module.cpp":
                 extra = [
-                    f"-I{pybind11.get_include()}",
+                    *pybind11_include(),
                     *(f"-I{p}" for p in self.include_dirs),
                     f'-DPYEQGAN_TORCH_VERSION="{torch.__version__}"',
                     f'-DPYEQGAN_BUILD_FLAGS="{" ".join(compile_flags())}"',
+                    f'-DPYEQGAN_CUDA_SOURCES="{sources_digest(csrc / "cuda") if compiler else ""}"',
                     f'-DPYEQGAN_CUDA_ARCHS="{" ".join(a.rpartition("=")[2] for a in archs)}"',
                 ]
             elif source.parent.name == "cuda":
@@ -184,7 +202,7 @@ native = os.environ.get("PYEQGAN_NATIVE") != "0"
 setup(
     packages=[*find_packages(include=["pyeqgan", "pyeqgan.*"]), "pyeqgan.kernels", "pyeqgan.benchmarks"],
     package_dir={"pyeqgan": "pyeqgan", "pyeqgan.kernels": "kernels", "pyeqgan.benchmarks": "benchmarks"},
-    package_data={"pyeqgan": ["py.typed"], "pyeqgan.kernels": ["*.json"]},
+    package_data={"pyeqgan": ["py.typed", "recorded/*.json"], "pyeqgan.kernels": ["*.json"]},
     ext_modules=[Extension("pyeqgan._C", sources=["csrc/module.cpp"])] if native else [],
     cmdclass={"build_ext": BuildNative},
 )

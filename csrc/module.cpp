@@ -10,6 +10,9 @@
 #ifndef PYEQGAN_CUDA_ARCHS
 #define PYEQGAN_CUDA_ARCHS ""
 #endif
+#ifndef PYEQGAN_CUDA_SOURCES
+#define PYEQGAN_CUDA_SOURCES ""
+#endif
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of pyeqgan";
@@ -22,6 +25,7 @@ PYBIND11_MODULE(_C, m) {
         info["flags"] = PYEQGAN_BUILD_FLAGS;
         info["torch"] = PYEQGAN_TORCH_VERSION;
         info["cuda_archs"] = PYEQGAN_CUDA_ARCHS;
+        info["cuda_sources"] = PYEQGAN_CUDA_SOURCES;
         return info;
       },
       "How the module was compiled.");

@@ -1,8 +1,8 @@
 """Which implementation of an operation runs on which device, and why.
 
 Every operation has a slot per device in torch's dispatcher. The oracle fills all of them; importing the compiled
-module replaces it on the CPU wherever that holds a kernel. The choice is made once per process: a call pays nothing
-for it. :func:`explain` tells it, :func:`force` overrides it for a while.
+module replaces it on the CPU wherever that holds a kernel, and on a GPU :mod:`pyeqgan.router` chooses. The choice is
+made once per process. :func:`explain` tells it, :func:`force` overrides it for a while.
 
 Set PYEQGAN_REQUIRE_NATIVE=1 to make a missing compiled module an error instead of a warning.
 """
@@ -10,16 +10,20 @@ Set PYEQGAN_REQUIRE_NATIVE=1 to make a missing compiled module an error instead 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from pyeqgan.ops import _library
+from pyeqgan.router import Router
+from pyeqgan.verdicts import Gpu
 
 # Operations that are composed of others and of torch's own, without a slot of their own.
 COMPOSED = {
@@ -43,6 +47,7 @@ class _Native:
     module: Any = None
     kernels: ClassVar[dict[str, Any]] = {}
     problem: str = "pyeqgan.functional has not been imported"
+    router: Router | None = None
 
 
 def load_native() -> None:
@@ -53,6 +58,13 @@ def load_native() -> None:
     """
     if _Native.module is not None:
         return
+    _import_native()
+    if torch.version.cuda is not None and _Native.router is None:
+        _Native.router = Router(_with_gpu_kernels(), _cuda_sources(), _gpu_kernels)
+        _Native.router.install()
+
+
+def _import_native() -> None:
     try:
         _Native.module = importlib.import_module("pyeqgan._C")
     except ImportError as error:
@@ -60,7 +72,7 @@ def load_native() -> None:
         message = f"pyeqgan: {_Native.problem}; every operation runs its plain PyTorch reference on the CPU"
         if os.environ.get("PYEQGAN_REQUIRE_NATIVE") == "1":
             raise ImportError(f"{message}, which PYEQGAN_REQUIRE_NATIVE=1 forbids") from error
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
         return
     for name in _library.ORACLES:
         qualified = f"{_library.NAMESPACE}::{name}"
@@ -71,6 +83,15 @@ def load_native() -> None:
 def native_module() -> Any:
     """The compiled module pyeqgan._C, or None."""
     return _Native.module
+
+
+def current_gpu() -> Gpu:
+    """The GPU of this process, by which verdicts on its kernels are kept."""
+    return Gpu.current(_cuda_sources())
+
+
+def _cuda_sources() -> str:
+    return str(_Native.module.build_info()["cuda_sources"]) if _Native.module is not None else ""
 
 
 def operations() -> list[str]:
@@ -90,6 +111,8 @@ def _explain(name: str, device: str) -> Choice:
     if forced is not None and device in forced[1]:
         return Choice(forced[0], "forced by backends.force")
     if device == "cuda":
+        if _Native.router is not None and _Native.router.choices is not None and name in _Native.router.choices:
+            return Choice(*_Native.router.choices[name])
         have = [b for b in ("cuda", "triton") if _gpu_kernels(b, name) is not None]
         if not have:
             return Choice("reference", "no GPU kernel yet")
@@ -117,6 +140,15 @@ def _gpu_kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | Non
     except ImportError:
         return None
     return dict(zip(names, (module.forward, module.backward), strict=False))
+
+
+def _with_gpu_kernels() -> list[str]:
+    """Operations that have a GPU kernel here; Triton is not imported to find out."""
+    found = importlib.util.find_spec("triton") and importlib.util.find_spec("pyeqgan.kernels")
+    folder = None if found is None or found.origin is None else Path(found.origin).parent
+    own = [name for name in operations() if name not in COMPOSED]
+    compiled = [name for name in own if hasattr(torch.ops.pyeqgan_cuda, name)]
+    return [n for n in own if n in compiled or (folder is not None and (folder / f"{n}.py").exists())]
 
 
 def available(backend: str, name: str) -> bool:

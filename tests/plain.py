@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyeqgan import reference
 from pyeqgan.reference import (  # noqa: F401
     activated_conv2d,
+    bilateral_propagation,
     contrastive_loss,
     equalization_consistency_loss,
     lifted_fusion,
@@ -31,8 +31,8 @@ def skip_decoder_block(
     bias: Tensor,
     *,
     norm: str | None,
-    activation: str,
-    training: bool,
+    activation: str = "leaky_relu",
+    training: bool = True,
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
 ) -> Tensor:
@@ -55,8 +55,8 @@ def equalization_fusion(
     out_weight: Tensor,
     *,
     norm: str | None,
-    negative_slope: float,
-    training: bool,
+    negative_slope: float = 0.2,
+    training: bool = True,
     detail: Tensor | None = None,
     **norms: Tensor,
 ) -> Tensor:
@@ -68,4 +68,4 @@ def equalization_fusion(
     x = activated(F.conv2d(x, fuse_weight, fuse_bias), "fuse")
     squeezed = F.relu(F.conv2d(x.mean((2, 3), keepdim=True), reduce_weight, reduce_bias))
     gate = torch.sigmoid(F.conv2d(squeezed, expand_weight, expand_bias))[..., 0, 0]
-    return activated(F.conv2d(reference.bilateral_propagation(x, gate), out_weight), "out")
+    return activated(F.conv2d(bilateral_propagation(x, gate), out_weight), "out")
