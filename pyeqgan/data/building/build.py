@@ -1,34 +1,26 @@
 """Building a data set: beside its place, image after image, and moved there when it is complete.
 
-What is unfinished lies in `.NAME.building` beside the folder NAME. `sources.jsonl` there gets a line for every file
-once its pixels are in `images.npy`: killed at any instant, the same command goes on after the last line that is whole.
+What is unfinished lies in `.NAME.building` beside the folder NAME; see `journal` for how it is continued.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
-import json
 import os
 import platform
 import shutil
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL
 
 import pyeqgan
-from pyeqgan.data.ahead import ahead
-from pyeqgan.data.building.lists import Candidate
-from pyeqgan.data.building.plan import Plan, PlannedClass, make_plan
+from pyeqgan.data.building.journal import HEADER, write_images
+from pyeqgan.data.building.plan import Plan, make_plan
 from pyeqgan.data.built import IMAGES, MANIFEST, SOURCES, Manifest, file_digest, is_built, read_manifest
-from pyeqgan.data.folders import decode_image
-from pyeqgan.data.images import Pixels, check_image_size
+from pyeqgan.data.images import check_image_size
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.classify import Progress
 from pyeqgan.evaluation.folder import write_whole
@@ -37,16 +29,8 @@ from pyeqgan.training.checkpoint import Report, writing
 from pyeqgan.training.run_folder import locked
 
 PLAN = "plan.sha256"
-HEADER = 128  # bytes of a .npy header; NumPy makes it a multiple of 64
 SPARE = 2**26  # bytes of disk to leave free
 MADE = "box or whole image; EXIF orientation unless boxed; transparency over white; central square; Lanczos"
-
-
-class Outcome(NamedTuple):
-    """What became of a file: its pixels and the line that describes them, or the line that says why there are none."""
-
-    line: dict[str, Any]
-    pixels: Pixels | None
 
 
 def build(options: DataBuildOptions, report: Report, progress: Progress | None = None) -> None:
@@ -69,109 +53,17 @@ def build(options: DataBuildOptions, report: Report, progress: Progress | None =
     with locked(work, "data build"):
         try:
             plan = make_plan(options, work)
+            _check_disk(work, plan, options.image_size)
             _begin(work, plan, options.force)
         except BaseException:
             if _begun(work) is None:
                 shutil.rmtree(work)
             raise
         if not is_built(work):
-            _check_disk(work, plan, options.image_size)
-            lines = _write_images(work, plan, options, report, progress)
+            lines = write_images(work, plan, options, report, progress)
             _finish(work, plan, lines, options)
         _publish(work, output)
     _tell(read_manifest(output), options, report)
-
-
-def _write_images(
-    work: Path, plan: Plan, options: DataBuildOptions, report: Report, progress: Progress | None
-) -> list[dict[str, Any]]:
-    """Write the images and a line for each file, those already there left as they are; returns all lines."""
-    size = options.image_size
-    image_bytes = 3 * size**2
-    with writing(work), open(work / IMAGES, "ab+") as images, open(work / SOURCES, "ab+") as journal:
-        lines = _good_prefix(images, journal, image_bytes)
-        done = sum("crc32" in line for line in lines)
-        if done:
-            report(f"going on after {done} of {plan.count} images")
-        for outcome in _outcomes(plan, lines, size, options.workers):
-            if outcome.pixels is None and not options.skip_corrupt:
-                raise UserError(f"{outcome.line['error']}; --skip-corrupt leaves it out")
-            if outcome.pixels is not None:
-                images.write(outcome.pixels.data)
-                images.flush()
-                done += 1
-                if progress is not None:
-                    progress("building", done, plan.count)
-            journal.write(_encode(outcome.line))
-            journal.flush()
-            lines.append(outcome.line)
-    return lines
-
-
-def _outcomes(plan: Plan, lines: Sequence[dict[str, Any]], size: int, workers: int) -> Iterator[Outcome]:
-    """The files of the plan from where the lines end, in order, each class until it has as many images as wanted.
-
-    Those that are wanted anyway are worked out ahead; what replaces an image that cannot be read is not.
-    """
-    processed = {planned.name: [0, 0] for planned in plan.classes}
-    for line in lines:
-        processed[line["class"]][0] += 1
-        processed[line["class"]][1] += "crc32" in line
-    first, spare = {}, {}
-    for planned in plan.classes:
-        tried, good = processed[planned.name]
-        sure = tried + planned.wanted - good
-        first[planned.name] = planned.candidates[tried:sure]
-        spare[planned.name] = planned.candidates[sure:]
-
-    def make(item: tuple[PlannedClass, Candidate]) -> Outcome:
-        return _make(*item, size)
-
-    items = ((planned, candidate) for planned in plan.classes for candidate in first[planned.name])
-    with closing(ahead(make, items, depth=4 * workers, workers=workers, name="building")) as stream:
-        for planned in plan.classes:
-            good = processed[planned.name][1]
-            spares = map(make, ((planned, candidate) for candidate in spare[planned.name]))
-            for outcome in itertools.chain(itertools.islice(stream, len(first[planned.name])), spares):
-                good += outcome.pixels is not None
-                yield outcome
-                if good == planned.wanted:
-                    break
-
-
-def _make(planned: PlannedClass, candidate: Candidate, size: int) -> Outcome:
-    about: dict[str, Any] = {"class": planned.name, "file": candidate.file}
-    if candidate.box is not None:
-        about["box"] = candidate.box
-    try:
-        data = planned.source.read(candidate.file)
-        pixels = decode_image(io.BytesIO(data), size, name=candidate.file, box=candidate.box)
-    except UserError as error:
-        return Outcome({**about, "error": str(error)}, None)
-    pixels = np.ascontiguousarray(pixels)
-    return Outcome({**about, "sha256": hashlib.sha256(data).hexdigest(), "crc32": zlib.crc32(pixels.data)}, pixels)
-
-
-def _good_prefix(images: io.BufferedRandom, journal: io.BufferedRandom, image_bytes: int) -> list[dict[str, Any]]:
-    """The lines whose pixels are there and whole; cuts both files after them."""
-    lines: list[dict[str, Any]] = []
-    images.seek(HEADER)
-    journal.seek(0)
-    image_end, line_end = HEADER, 0
-    for text in journal:
-        try:
-            line = json.loads(text)
-        except ValueError:  # half a line
-            break
-        if "crc32" in line:
-            if zlib.crc32(images.read(image_bytes)) != line["crc32"]:
-                break
-            image_end += image_bytes
-        line_end += len(text)
-        lines.append(line)
-    images.truncate(image_end)
-    journal.truncate(line_end)
-    return lines
 
 
 def _finish(work: Path, plan: Plan, lines: list[dict[str, Any]], options: DataBuildOptions) -> None:
@@ -296,10 +188,6 @@ def _header(shape: tuple[int, ...]) -> bytes:
     np.lib.format.write_array_header_1_0(data, about)  # type: ignore[no-untyped-call]
     assert data.tell() == HEADER
     return data.getvalue()
-
-
-def _encode(line: dict[str, Any]) -> bytes:
-    return json.dumps(line).encode() + b"\n"
 
 
 def _amount(count: int) -> str:
