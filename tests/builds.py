@@ -19,7 +19,7 @@ from pyeqgan.data.building import build
 from pyeqgan.options.data_build import DataBuildOptions
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["builds"])
+context.set_forkserver_preload(["builds", "pyeqgan.data.building"])
 
 
 def write_photos(root: Path, rng: np.random.Generator, counts: dict[str, int], side: int = 48) -> Path:
