@@ -37,7 +37,8 @@ def perceptual_bits(image: Pixels) -> Bits:
 def first_matches(bits: Bits, near: int) -> Indices:
     """For each image the index of the first image before it that differs in at most `near` bits; -1 if none does.
 
-    All pairs are compared, by products of blocks: 64 MB beside the hashes, however many images.
+    All pairs are compared, by products of blocks that need some 40 MB beside the hashes, however many images there
+    are; 100 000 take half a minute of one core.
 
     Args:
         bits: (N,143).
