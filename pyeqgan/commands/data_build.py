@@ -25,8 +25,8 @@ notes:
   Interrupted or killed, the same command goes on; what is unfinished lies in
   .NAME.building beside --output, which appears when it is complete.
   The folder holds images.npy, which NumPy maps; pyeqgan.json: classes, split and
-  checksums; sources.jsonl: the file and checksum of each image. train, generate
-  and evaluate take it as --data, with its split as the default.
+  checksums; sources.jsonl: the file and checksum of each image. train and
+  evaluate take it as --data, with its split as the default.
   Animal Faces are crops of ImageNet: its training images as class folders and
   FUNIT's list are needed. VGGFace was published as links, most of them dead:
   what there is of it are folders of persons, or LoFGAN's .npy, which train reads

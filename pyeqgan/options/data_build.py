@@ -25,7 +25,7 @@ class DataBuildOptions:
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """Folder, zip or tar of class folders, at any depth; with --labels, of loose images."""
     output: Path
-    """Folder to make; train, evaluate and generate take it as --data."""
+    """Folder to make; train and evaluate take it as --data."""
     image_size: int = 128
     """Height and width of the images, a multiple of 16 from 32 to 256."""
     seen_classes: str | None = None

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -245,13 +246,21 @@ def test_the_disk_is_looked_at_first_and_a_full_one_is_told(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 6 * 10**7))  # type: ignore[attr-defined]
-        with pytest.raises(UserError, match=r"18 images of 32² need 0\.1 GiB in .*, 0\.1 GiB are free"):
+        with pytest.raises(UserError, match=r"18 images of 32² need 64 MiB in .*, 57 MiB are free"):
             make(photos, tmp_path / "other")
     assert not list(tmp_path.glob(".*"))
     with runs.full_disk(20_000), pytest.raises(UserError, match=r"cannot write .*: File too large"):
         make(photos, tmp_path / "other")
     make(photos, tmp_path / "other")
     assert contents(tmp_path / "other") == contents(built)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", "バラ".encode(), b"new\nline", b"'quote\"", b"-rf", b"a b"])
+def test_any_name_will_do(tmp_path: Path, rng: np.random.Generator, name: bytes) -> None:
+    photos = builds.write_photos(tmp_path / "photos", rng, {os.fsdecode(name): 2, "other": 1})
+    make(photos, tmp_path / "built")
+    assert BuiltClasses(tmp_path / "built", 32).class_names == tuple(sorted([os.fsdecode(name), "other"]))
+    assert damage(tmp_path / "built") == []
 
 
 def test_one_build_at_a_time(photos: Path, tmp_path: Path) -> None:

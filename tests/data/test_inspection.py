@@ -10,6 +10,8 @@ from PIL import Image, ImageEnhance
 from pyeqgan import cli
 from pyeqgan.data import SyntheticFlowers
 from pyeqgan.data.inspection.duplicates import BITS, NEAR, first_matches, perceptual_bits
+from pyeqgan.errors import UserError
+from pyeqgan.options.data_inspect import DataInspectOptions
 
 
 @pytest.fixture
@@ -51,6 +53,13 @@ def test_the_hash_survives_what_the_eye_does_and_tells_flowers_apart() -> None:
         others = [perceptual_bits(np.asarray(changed(Image.fromarray(i)).convert("RGB"))) for i in images]
         near = np.count_nonzero(bits != np.array(others), axis=1) <= NEAR
         assert near.mean() > 0.9
+
+
+def test_the_options_know_the_hash() -> None:
+    assert DataInspectOptions("x").near == NEAR
+    assert DataInspectOptions("x", near=BITS).near == BITS
+    with pytest.raises(UserError, match=f"expected 0 to {BITS}"):
+        DataInspectOptions("x", near=BITS + 1)
 
 
 def test_first_matches_are_those_of_all_pairs(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,4 +191,4 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _amount(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -52,7 +52,7 @@ def by_flower_labels(names: Sequence[str], labels: Path) -> Classes:
     Raises UserError: scipy is not installed, the file holds no labels, or an image has none.
     """
     try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
+        from scipy.io import loadmat
     except ImportError as error:
         raise UserError("--labels reads .mat files by scipy: pip install 'pyeqgan[data]'") from error
     try:
