@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from pyeqgan.commands import app, bench, doctor, evaluate, generate, info, report, train
+from pyeqgan.commands import app, bench, data_build, data_inspect, doctor, evaluate, generate, info, report, train
 from pyeqgan.commands.command import Command
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
@@ -27,13 +27,15 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate.COMMAND,
     "report": report.COMMAND,
     "app": app.COMMAND,
+    "data build": data_build.COMMAND,
+    "data inspect": data_inspect.COMMAND,
     "bench": bench.COMMAND,
     "info": info.COMMAND,
     "doctor": doctor.COMMAND,
 }
 """By name. "data build" is the command `build` of the group `data`, which `GROUPS` describes."""
 
-GROUPS: dict[str, str] = {}
+GROUPS: dict[str, str] = {"data": "Build data sets, and look into them."}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ class ArchiveClasses:
         self.image_size = check_image_size(image_size)
         self._path = Path(path)
         self._images = _map_array(self._path)
+        self.stored_size = int(self._images.shape[2])
         self._cache = PixelCache(cache_bytes)
         digits = max(4, len(str(len(self) - 1)))
         self.class_names: Sequence[str] = tuple(f"class_{index:0{digits}d}" for index in range(len(self)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pyeqgan.data.archives import ArchiveClasses
+from pyeqgan.data.built import BuiltClasses, is_built
 from pyeqgan.data.folders import FolderClasses
 from pyeqgan.data.images import Pixels, check_image_size, check_index
 from pyeqgan.data.synthetic import SyntheticFlowers
@@ -18,7 +19,10 @@ EMBEDDED_CLASSES, EMBEDDED_IMAGES = 80, 64
 
 
 class ImageClasses(Protocol):
-    """Images of one size, grouped in classes. `len()` is the number of classes; a source sorts them by name."""
+    """Images of one size, grouped in classes. `len()` is the number of classes; a source sorts them by name.
+
+    Where a source was built with a split, the seen ones come first.
+    """
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -73,37 +77,45 @@ class Split:
 
 
 def open_data(source: str | Path, *, image_size: int, seen_classes: int | None = None, seed: int = 0) -> Split:
-    """Open a data source and split its classes: sorted by name, the first `seen_classes` seen, the rest unseen.
+    """Open a data source and split its classes: the first `seen_classes` in its order seen, the rest unseen.
 
     Args:
-        source: "embedded" for the procedural flowers (a folder of that name is "./embedded"), a `.npy` archive,
-            or a folder of class folders.
+        source: "embedded" for the procedural flowers (a folder of that name is "./embedded"), a folder made by
+            `pyeqgan data build`, a `.npy` archive, or a folder of class folders.
         image_size: height and width of the images, a multiple of 16 from 32 to 256.
-        seen_classes: from 1 to all of them, the latter leaving none unseen. Default: three quarters, rounded
-            down, at least 1 (60 of the embedded 80).
+        seen_classes: from 1 to all of them, the latter leaving none unseen. Default: as the folder was built, else
+            three quarters, rounded down, at least 1 (60 of the embedded 80).
         seed: of the embedded flowers; files do not depend on it.
 
     Raises UserError for a source that is none of these, or an argument out of range.
     """
+    classes = open_classes(source, image_size=image_size, seed=seed)
+    count, seen = len(classes), seen_count(classes) if seen_classes is None else seen_classes
+    if not 1 <= seen <= count:
+        raise UserError(f"seen classes {seen}, expected 1 to {count}, the classes of {str(source)!r}")
+    return Split(seen=ClassSubset(classes, range(seen)), unseen=ClassSubset(classes, range(seen, count)))
+
+
+def open_classes(source: str | Path, *, image_size: int, seed: int = 0) -> ImageClasses:
+    """All classes of a data source, see `open_data`."""
     check_image_size(image_size)
-    classes = _open_classes(source, image_size, seed)
-    count = len(classes)
-    if seen_classes is None:
-        seen_classes = max(1, count * 3 // 4)
-    if not 1 <= seen_classes <= count:
-        raise UserError(f"seen classes {seen_classes}, expected 1 to {count}, the classes of {str(source)!r}")
-    return Split(
-        seen=ClassSubset(classes, range(seen_classes)),
-        unseen=ClassSubset(classes, range(seen_classes, count)),
-    )
-
-
-def _open_classes(source: str | Path, image_size: int, seed: int) -> ImageClasses:
     if source == EMBEDDED:
         return SyntheticFlowers(EMBEDDED_CLASSES, EMBEDDED_IMAGES, image_size, seed)
     path = Path(source)
+    if is_built(path):
+        return BuiltClasses(path, image_size)
     if path.suffix.lower() == ".npy" and not path.is_dir():
         return ArchiveClasses(path, image_size)
     if path.is_file():
         raise UserError(f"data {str(source)!r} is a file, expected a folder of class folders or a .npy archive")
     return FolderClasses(path, image_size)
+
+
+def seen_count(classes: ImageClasses) -> int:
+    """How many of the classes are seen unless told otherwise: as built, else three quarters."""
+    return classes.manifest.seen if isinstance(classes, BuiltClasses) else three_quarters(len(classes))
+
+
+def three_quarters(count: int) -> int:
+    """Of so many classes, rounded down, but at least one."""
+    return max(1, count * 3 // 4)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyeqgan.data.ahead import ahead
 from pyeqgan.data.classes import ImageClasses
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
@@ -128,20 +127,4 @@ def prefetch(
     for name, value in (("depth", depth), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} {value}, expected at least 1")
-    return _prefetch(sampler, start, stop, max(depth, workers), workers)
-
-
-def _prefetch(
-    sampler: EpisodeSampler, start: int, stop: int, depth: int, workers: int
-) -> Generator[Episode, None, None]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="episodes")
-    try:
-        ahead: deque[Future[Episode]] = deque()
-        for step in range(start, stop):
-            ahead.append(pool.submit(sampler.episode, step))
-            if len(ahead) > depth:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return ahead(sampler.episode, range(start, stop), depth=max(depth, workers), workers=workers, name="episodes")

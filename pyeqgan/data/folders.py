@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,6 +14,7 @@ from pyeqgan.data.listing import SUFFIXES, class_folders, image_files
 from pyeqgan.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # nothing else is decoded, whatever a file claims to be
+Box = tuple[float, float, float, float]
 
 
 class FolderClasses:
@@ -49,22 +51,50 @@ class FolderClasses:
         """Number of images in a class."""
         return len(self._files[check_index("class", class_index, len(self))])
 
+    def path(self, class_index: int, image_index: int) -> Path:
+        """The file of an image."""
+        name = self._files[class_index][check_index("image", image_index, self.count(class_index))]
+        return self._folders[class_index] / name
+
     def image(self, class_index: int, image_index: int) -> Pixels:
         """One image, uint8 RGB (S,S,3), read-only."""
-        name = self._files[class_index][check_index("image", image_index, self.count(class_index))]
-        path = self._folders[class_index] / name
+        path = self.path(class_index, image_index)
         return self._cache.get((class_index, image_index), lambda: read_image(path, self.image_size))
 
 
 def read_image(path: Path, image_size: int) -> Pixels:
     """Decode one file to uint8 RGB (S,S,3) as `FolderClasses` describes; UserError naming the file if that fails."""
+    return decode_image(path, image_size, name=str(path))
+
+
+def decode_image(file: Path | IO[bytes], image_size: int, *, name: str, box: Box | None = None) -> Pixels:
+    """Decode a file, or the part of it within a box, to uint8 RGB (S,S,3) as `FolderClasses` describes.
+
+    Args:
+        file: path, or the opened file.
+        image_size: S.
+        name: of the file, for the error.
+        box: left, top, right, bottom in pixels as they are stored, cut at the image's edges.
+
+    Raises UserError: it cannot be decoded, or nothing of it lies in the box.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.draft("RGB", (2 * image_size, 2 * image_size))  # a JPEG may decode at a fraction of its size
-            return fit_square(_to_rgb(ImageOps.exif_transpose(image)), image_size)
+        with Image.open(file, formats=FORMATS) as image:
+            if box is None:
+                image.draft("RGB", (2 * image_size, 2 * image_size))  # a JPEG may decode at a fraction of its size
+                return fit_square(_to_rgb(ImageOps.exif_transpose(image)), image_size)
+            return fit_square(_to_rgb(image.crop(_within(box, image.size))), image_size)
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise UserError(f"cannot read image {str(path)!r}: {why}") from error
+        raise UserError(f"cannot read image {name!r}: {why}") from error
+
+
+def _within(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    left, top, right, bottom = map(round, box)
+    cut = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        raise ValueError(f"nothing of it, {size[0]}×{size[1]}, lies in the box {left} {top} {right} {bottom}")
+    return cut
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -39,13 +39,14 @@ def image_files(root: Path, folders: Sequence[Path]) -> list[list[str]]:
     for folder in folders:
         modified = _modified(folder)
         known = kept.get(folder.name)
-        listings[folder.name] = (modified, _images(folder)) if known is None or known[0] != modified else known
+        listings[folder.name] = (modified, images_in(folder)) if known is None or known[0] != modified else known
     if listings != kept and sum(len(names) for _, names in listings.values()) >= WORTH:
         _write(cache, listings)
     return [names for _, names in listings.values()]
 
 
-def _images(folder: Path) -> list[str]:
+def images_in(folder: Path) -> list[str]:
+    """The names of the images directly in a folder, sorted; UserError if it cannot be listed."""
     return sorted(_names(folder, lambda entry: entry.name.lower().endswith(SUFFIXES) and _holds(entry.is_file)))
 
 

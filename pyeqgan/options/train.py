@@ -50,7 +50,7 @@ class TrainOptions:
     output: Path
     """Folder of the run. An existing one needs --resume or --force."""
     data: str = "embedded"
-    """Folder of class folders, a .npy archive (classes, images, H, W, 3), or "embedded" for procedural flowers."""
+    """Folder of classes or of data build, .npy archive (classes, images, H, W, 3), or "embedded": flowers drawn."""
     steps: int = 100_000
     """Training steps in all, those before a resume included."""
     image_size: int = 128

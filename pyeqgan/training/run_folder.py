@@ -145,7 +145,7 @@ def open_run(options: TrainOptions) -> Iterator[RunFolder]:
         saved = read_config(path)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path, "train"):
         if options.resume:
             changes = options.changes(saved)
             if changes:
@@ -190,14 +190,14 @@ def _make_room(run: RunFolder, force: bool) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Within: the folder is ours alone. The lock is the kernel's, so a killed process leaves none behind."""
+def locked(path: Path, command: str) -> Iterator[None]:
+    """Within: the folder is this command's alone. The lock is the kernel's, so a killed process leaves none behind."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{path} is in use by another pyeqgan train") from error
+            raise UserError(f"{path} is in use by another pyeqgan {command}") from error
         yield
     finally:
         os.close(descriptor)

@@ -46,13 +46,13 @@ def listed(data: Path) -> list[list[str]]:
 def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the class folders that were listed."""
     names: list[str] = []
-    images = listing._images
+    images = listing.images_in
 
     def note(folder: Path) -> list[str]:
         names.append(folder.name)
         return images(folder)
 
-    monkeypatch.setattr(listing, "_images", note)
+    monkeypatch.setattr(listing, "images_in", note)
     return names
 
 
