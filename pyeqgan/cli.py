@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from pyeqgan.commands import app, bench, doctor, evaluate, generate, info, report, train
+from pyeqgan.commands import app, bench, doctor, evaluate, export, generate, info, report, train
 from pyeqgan.commands.command import Command
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate.COMMAND,
     "report": report.COMMAND,
     "app": app.COMMAND,
+    "export": export.COMMAND,
     "bench": bench.COMMAND,
     "info": info.COMMAND,
     "doctor": doctor.COMMAND,
