@@ -66,25 +66,26 @@ def entry(module: str, name: str, value: Any) -> str:
 def signature(name: str, value: Any) -> str:
     """The call, on one line if it fits."""
     call = inspect.signature(value)
-    line = f"{name}{call}"
+    silent = inspect.isclass(value) or call.return_annotation is call.empty
+    returned = "" if silent else f" -> {call.return_annotation}"
+    arguments = list(_arguments(call))
+    line = f"{name}({', '.join(arguments)}){returned}"
     if len(line) > WIDTH:
-        line = f"{name}(\n    {_arguments(call)},\n){_returned(call)}"
+        line = f"{name}(\n    {f',{chr(10)}    '.join(arguments)},\n){returned}"
     return f"```python\n{line}\n```"
 
 
-def _arguments(call: inspect.Signature) -> str:
-    written, star = [], False
+def _arguments(call: inspect.Signature) -> Iterator[str]:
+    """Each as it is written: annotations are strings, which `str` would quote."""
+    star = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in call.parameters.values())
     for parameter in call.parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
-            written.append("*")
+            yield "*"
             star = True
-        written.append(str(parameter))
-    return ",\n    ".join(written)
-
-
-def _returned(call: inspect.Signature) -> str:
-    annotation = call.return_annotation
-    return "" if annotation is call.empty else f" -> {annotation}"
+        prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        annotation = "" if parameter.annotation is parameter.empty else f": {parameter.annotation}"
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        yield f"{prefix}{parameter.name}{annotation}{default}"
 
 
 def text(value: Any) -> str:
@@ -107,7 +108,7 @@ def _sections(lines: list[str]) -> Iterator[str]:
         heading = re.fullmatch(r"(\w+):(.*)", line)
         if heading and heading[1] in (*SECTIONS, "Source"):
             section = heading[1]
-            yield f"\n**{section}:**{heading[2]}\n"
+            yield f"\n**{section}:**{heading[2]}" if heading[2] else f"\n**{section}:**\n"
         elif section and not line.strip():
             section = "" if section != "Source" else section
             yield line

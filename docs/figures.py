@@ -237,7 +237,7 @@ def _numbers(axes: Axes, values: Tensor, title: str) -> None:
 def main(names: list[str]) -> None:
     """Draw the figures of these operations, of all without names."""
     for name in names or DRAWINGS:
-        DRAWINGS[name]().savefig(FOLDER / f"{name}.png", dpi=110)
+        DRAWINGS[name]().savefig(FOLDER / f"{name}.png", dpi=96)
 
 
 if __name__ == "__main__":

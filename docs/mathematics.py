@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 
-SIZE, DPI = 11.5, 96
+SIZE, DPI = 14, 96
 FONT = FontProperties(size=SIZE, math_fontfamily="stix")
 
 

@@ -6,8 +6,11 @@ Every file keeps the links that GitHub shows; on the site they lead to the page 
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import posixpath
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import mathematics
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from pyeqgan.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,8 +98,6 @@ def examples() -> str:
 
 def commands() -> str:
     """The help of every subcommand, which `--help` shows with its options."""
-    from pyeqgan.cli import COMMANDS
-
     parts = ["# Commands", "`pyeqgan COMMAND --help` tells this and every option."]
     for name, command in COMMANDS.items():
         title, _, rest = command.help.partition("\n")
@@ -105,10 +108,6 @@ def commands() -> str:
 
 def _options(options: Any) -> str:
     """A table of a command's options; their help is the string below each field."""
-    import dataclasses
-    import inspect
-    import textwrap
-
     tree = ast.parse(textwrap.dedent(inspect.getsource(options)))
     (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
     told: dict[str, str] = {}
