@@ -55,6 +55,10 @@ fuzz: $(STAMP) ## search for arguments that an operation does not stand; EXAMPLE
 docs: $(STAMP) ## build the docs site, without the network, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# For others: TORCH_CUDA_ARCH_LIST="8.0;8.6;8.9;9.0a+PTX" has GPU kernels for all, PYEQGAN_CUDA=0 for none.
+wheel: $(STAMP) ## build a manylinux wheel for this Python into dist/ and try it beside the installed torch
+	$(BIN)/python packaging/wheel.py $(ARGS)
+
 lint: $(STAMP) ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
