@@ -6,23 +6,24 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-MODULES = {
-    "functional": "Operations",
-    "nn": "Modules",
-    "backends": "Backends",
-    "models": "Models",
-    "export": "Export",
-    "data": "Data",
-    "training": "Training",
-    "evaluation": "Evaluation",
-}
-"""Public modules of pyeqgan, by the titles of their pages."""
+PACKAGE = Path(__file__).parent.parent / "pyeqgan"
+INSIDE = {"options"}  # of the command line
 
 SECTIONS = ("Args", "Returns", "Raises", "Attributes", "Shape", "Yields")
 WIDTH = 100
+
+
+def modules() -> list[str]:
+    """The modules that say what they export, and backends, which exports all; those of the kernels first."""
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py")]
+    exporting = [file for file in files if "\n__all__ =" in file.read_text(encoding="utf-8")]
+    names = {file.parent.name if file.stem == "__init__" else file.stem for file in exporting} - INSIDE
+    first = ["functional", "nn", "backends"]
+    return [*first, *sorted(names - set(first))]
 
 
 def public(module: ModuleType) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def page(name: str) -> str:
     """The page of a module."""
     module = importlib.import_module(f"pyeqgan.{name}")
     entries = [entry(name, key, value) for key, value in sorted(public(module).items(), key=lambda i: i[0].lower())]
-    return "\n\n".join([f"# {MODULES[name]}: `pyeqgan.{name}`", text(module), *entries]) + "\n"
+    return "\n\n".join([f"# `pyeqgan.{name}`", text(module), *entries]) + "\n"
 
 
 def entry(module: str, name: str, value: Any) -> str:

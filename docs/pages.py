@@ -34,9 +34,12 @@ LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give ```math fences their form."""
+    """Give fences of equations their form, and a place in the navigation to the pages that are made."""
     fences = {"name": "math", "class": "math", "format": mathematics.fence}
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fences]
+    records = [{t.split("/")[1]: t} for t in outside().values() if t.startswith("records/") and t.endswith(".md")]
+    made = {"Records": records, "Reference": [f"api/{module}.md" for module in api.modules()]}
+    config.nav = [{title: made.get(title, pages) for title, pages in entry.items()} for entry in config.nav or []]
     return config
 
 
@@ -48,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, target, content=_markdown(path)))
         else:
             files.append(File.generated(config, target, abs_src_path=str(path)))
-    for module in api.MODULES:
+    for module in api.modules():
         files.append(File.generated(config, f"api/{module}.md", content=api.page(module)))
     files.append(File.generated(config, "examples.md", content=examples()))
     files.append(File.generated(config, "commands.md", content=commands()))
@@ -86,14 +89,14 @@ def outside() -> dict[str, str]:
 
 
 def examples() -> str:
-    """Every example: what it says of itself, and its code."""
+    """Every example under what it says of itself."""
     parts = ["# In your own code", "Each runs as it stands, and in the test suite."]
     for path in sorted((ROOT / "examples").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         told = ast.get_docstring(ast.parse(source)) or path.stem
-        title, _, rest = told.partition("\n")
-        parts += [f"## {title.rstrip('.')}", rest.strip(), f'```python title="examples/{path.name}"\n{source}```']
-    return "\n\n".join(part for part in parts if part) + "\n"
+        title = told.partition("\n")[0].partition(":")[0].rstrip(".")
+        parts += [f"## {title}", f'```python title="examples/{path.name}"\n{source}```']
+    return "\n\n".join(parts) + "\n"
 
 
 def commands() -> str:

@@ -30,7 +30,7 @@ def model_card(
 
     Args:
         architecture: name of the model's class.
-        config: its fields.
+        config: its fields, ``shots`` and ``image_size`` among them.
         usage: Markdown; by default how the architecture is loaded from a folder.
         run: "step", "options" and "classes" of the training run, as its checkpoints tell them; None: not known.
         evaluation: "note" and "scores" of an evaluation's ``metrics.json``; None: there was none.
@@ -65,7 +65,7 @@ def _training(run: Mapping[str, Any]) -> str:
 def _evaluation(evaluation: Mapping[str, Any]) -> str:
     """A row for each generator and a column for each metric, with its 95 % interval."""
     scores = evaluation["scores"]
-    metrics = [name for name, estimate in next(iter(scores.values()))["estimates"].items() if estimate]
+    metrics = list(dict.fromkeys(m for of in scores.values() for m, estimate in of["estimates"].items() if estimate))
     rows = [
         [generator, *(_estimate(of["estimates"].get(metric)) for metric in metrics)] for generator, of in scores.items()
     ]
