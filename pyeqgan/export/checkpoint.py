@@ -12,7 +12,7 @@ import torch
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.folder import METRICS
 from pyeqgan.export.onnx import export_onnx
-from pyeqgan.export.program import export_program, input_names
+from pyeqgan.export.program import LEAST_DYNAMIC_SHOTS, export_program
 from pyeqgan.models import EqGANGenerator, model_card
 from pyeqgan.models.new_folder import new_folder
 from pyeqgan.models.pretrained import FILES, write_about
@@ -23,27 +23,33 @@ from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 OURS = (*FILES, PROGRAM, ONNX)
 
-PROGRAM_USAGE = """```python
-import torch  # pyeqgan is not needed
+USAGE = """Neither pyeqgan nor anything of it is needed. What the generator draws by chance is an input:
 
-program = torch.export.load("{file}").module()
-image = program({names})
-```"""
+```python
+import numpy as np
+import {runtime}
 
-ONNX_USAGE = """```python
-import onnxruntime
+rng, B, K = np.random.default_rng(0), 4, {shots}
+images = np.zeros((B, K, 3, {size}, {size}), np.float32)  # yours, in [-1, 1]: K images of one class in each row
+shares = 1 - rng.random((B, K))
+inputs = {{
+    "images": images,
+    "weights": (shares / shares.sum(1, keepdims=True)).astype(np.float32),  # of each image
+    "base": rng.integers(K, size=B),  # the image whose layout is kept
+}}
+for side, count in {grids}.items():  # how many positions of a grid are fused, and which
+    inputs[f"positions_{{side}}"] = rng.random((B, side * side)).argsort(1)[:, :count]
 
-session = onnxruntime.InferenceSession("{file}")
-(image,) = session.run(["image"], {{{feed}}})
-```"""
+{call}  # (B,3,{size},{size}) in [-1, 1]
+```
 
-INPUTS = """`images` (B,K,3,{size},{size}), float32 in [-1, 1]: K images of one class in each row; K is {shots}, B any.
-`weights` (B,K), float32: the share of each image, rows that sum to 1. `base` (B,), int64: the image whose layout is
-kept.{positions} The random choices are inputs: draw weights and base uniformly. `image` is (B,3,{size},{size}) in
-[-1, 1]."""
+B is free{free}."""
 
-POSITIONS = """ `positions_s` (B,M), int64, for each grid of s² positions: those that are fused, distinct in each row,
-drawn uniformly from [0, s²); {grids}."""
+PROGRAM_CALL = """program = torch.export.load("model.pt2").module()
+image = program(*map(torch.from_numpy, inputs.values()))"""
+
+ONNX_CALL = """session = onnxruntime.InferenceSession("model.onnx")
+(image,) = session.run(["image"], inputs)"""
 
 
 def export(options: ExportOptions, report: Report) -> None:
@@ -98,20 +104,15 @@ def _card(
 
 
 def _usage(generator: EqGANGenerator, options: ExportOptions) -> str:
-    """How the program or the ONNX model is run, and what its inputs mean."""
-    names = input_names(generator)
-    if options.format == "onnx":
-        example = ONNX_USAGE.format(file=ONNX, feed=", ".join(f'"{name}": {name}' for name in names))
-    else:
-        example = PROGRAM_USAGE.format(file=PROGRAM, names=", ".join(names))
-    counts = {side: p.shape[1] for side, p in generator.sample_plan(1, 1).positions.items()}
-    grids = ", ".join(f"M is {count} for s = {side}" for side, count in counts.items())
-    inputs = INPUTS.format(
+    """How the program or the ONNX model is run."""
+    return USAGE.format(
+        runtime="onnxruntime" if options.format == "onnx" else "torch",
+        call=ONNX_CALL if options.format == "onnx" else PROGRAM_CALL,
+        shots=options.shots or max(generator.config.shots, LEAST_DYNAMIC_SHOTS),
         size=generator.config.image_size,
-        shots=options.shots or "any from 3",
-        positions=POSITIONS.format(grids=grids) if grids else "",
+        grids={side: positions.shape[1] for side, positions in generator.sample_plan(1, 1).positions.items()},
+        free="" if options.shots else f", and K from {LEAST_DYNAMIC_SHOTS} on",
     )
-    return f"{example}\n\n{inputs}"
 
 
 def _evaluation(options: ExportOptions) -> dict[str, Any] | None:
