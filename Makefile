@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-asan test-tsan fuzz lint format bench bench-pytest bench-compare \
+.PHONY: help install demo test test-all test-asan test-tsan fuzz docs wheel lint format bench bench-pytest bench-compare \
 	bench-instructions bench-instructions-update gpu-check clean
 
 help: ## list the targets
@@ -25,7 +25,7 @@ $(BIN)/python:
 $(STAMP): $(BIN)/python constraints.txt pyproject.toml $(SOURCES)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pybind11
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	PYEQGAN_NATIVE=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,triton,plots,app,data]'
+	PYEQGAN_NATIVE=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,triton,plots,app,data,hub,export,tensorboard,docs]'
 	touch $@
 
 install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the development tools
@@ -51,6 +51,13 @@ test-tsan: $(STAMP) ## run every compiled operation under ThreadSanitizer
 
 fuzz: $(STAMP) ## search for arguments that an operation does not stand; EXAMPLES=4000 of each kind
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),4000) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow tests/fuzz $(ARGS)
+
+docs: $(STAMP) ## build the docs site, without the network, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# For others: TORCH_CUDA_ARCH_LIST="8.0;8.6;8.9;9.0a+PTX" has GPU kernels for all, PYEQGAN_CUDA=0 for none.
+wheel: $(STAMP) ## build a manylinux wheel for this Python into dist/ and try it beside the installed torch
+	$(BIN)/python packaging/wheel.py $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .

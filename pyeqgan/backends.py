@@ -151,6 +151,16 @@ def _with_gpu_kernels() -> list[str]:
     return [n for n in own if n in compiled or (folder is not None and (folder / f"{n}.py").exists())]
 
 
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The oracles by operation, for :meth:`torch.export.ExportedProgram.run_decompositions`.
+
+    An exported program that is decomposed by them holds torch's own operations alone, and runs where pyeqgan is not
+    installed. Forward operations only: a program is exported to be run, not trained.
+    """
+    forward = [name for name in _library.ORACLES if not name.endswith("_backward")]
+    return {getattr(torch.ops.pyeqgan, name).default: _library.ORACLES[name] for name in forward}
+
+
 def available(backend: str, name: str) -> bool:
     """Whether an operation has a kernel of this backend here."""
     return _kernels(backend, name) is not None

@@ -14,7 +14,19 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from pyeqgan.commands import app, bench, data_build, data_inspect, doctor, evaluate, generate, info, report, train
+from pyeqgan.commands import (
+    app,
+    bench,
+    data_build,
+    data_inspect,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    info,
+    report,
+    train,
+)
 from pyeqgan.commands.command import Command
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
@@ -27,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate.COMMAND,
     "report": report.COMMAND,
     "app": app.COMMAND,
+    "export": export.COMMAND,
     "data build": data_build.COMMAND,
     "data inspect": data_inspect.COMMAND,
     "bench": bench.COMMAND,

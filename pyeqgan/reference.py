@@ -67,11 +67,7 @@ def lifted_fusion(
     """The blend of a local fusion on a finer map. See :func:`pyeqgan.functional.lifted_fusion`."""
     dtype = accumulation_dtype(base.dtype)
     patches = _patches(base.to(dtype), grid)
-    candidates = (
-        torch.stack([_patches(r, grid) for r in references.to(dtype).unbind(1)], 1)
-        if (references.shape[1])
-        else patches.new_empty(patches.shape[0], 0, *patches.shape[1:])
-    )
+    candidates = _patches(references.to(dtype).flatten(0, 1), grid).unflatten(0, references.shape[:2])
     size = patches.shape[1]
     index = positions[:, None].expand(-1, size, -1)
     gathered = candidates.gather(3, matches[:, :, None].expand(-1, -1, size, -1))

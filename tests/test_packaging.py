@@ -106,6 +106,35 @@ def test_module_uses_the_stable_abi_alone():
     assert not unstable
 
 
+def test_module_needs_torch_and_the_c_libraries_alone():
+    """So that a wheel of it runs elsewhere: nothing of conda, no path of the machine it was built on."""
+    import pyeqgan._C
+
+    dynamic = subprocess.run(["readelf", "-dW", pyeqgan._C.__file__], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*?)\]", dynamic))
+    system = r"lib(stdc\+\+|m|gcc_s|c|dl|rt|pthread)\.so\.\d+|ld-linux-.*"
+    assert {n for n in needed if not re.fullmatch(system, n)} <= {"libtorch.so", "libtorch_cpu.so", "libc10.so"}
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_a_wheel_is_built_tagged_and_tried(checkout, tmp_path):
+    """`make wheel` ends by importing what it has made, from a folder of its own, with native kernels."""
+    pytest.importorskip("auditwheel")
+    command = [sys.executable, "packaging/wheel.py", "--output", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=checkout, env=os.environ | {"PYEQGAN_CUDA": "0"}, capture_output=True, text=True, timeout=1500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert re.search(r"-manylinux_2_\d+_", wheel.name)
+    assert re.search(r"^GLIBC_2\.\d+: \w+", done.stdout, re.MULTILINE)
+    assert "with native kernels" in done.stdout
+    names = subprocess.run([sys.executable, "-m", "zipfile", "-l", str(wheel)], capture_output=True, text=True).stdout
+    assert ".libs/" not in names and "libtorch" not in names
+
+
 def test_bare_import_of_the_kernels_is_refused():
     done = subprocess.run([sys.executable, "-c", "import kernels"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

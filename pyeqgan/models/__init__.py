@@ -1,5 +1,6 @@
 """Published models built on the kernels, a package each."""
 
+from pyeqgan.models.card import model_card
 from pyeqgan.models.eqgan import (
     EqGAN,
     EqGANConfig,
@@ -8,6 +9,7 @@ from pyeqgan.models.eqgan import (
     FusionPlan,
     GeneratorOutput,
 )
+from pyeqgan.models.pretrained import Pretrained
 
 __all__ = [
     "EqGAN",
@@ -16,4 +18,6 @@ __all__ = [
     "EqGANGenerator",
     "FusionPlan",
     "GeneratorOutput",
+    "Pretrained",
+    "model_card",
 ]

@@ -5,6 +5,7 @@ Nothing here imports torch, so that `pyeqgan --help` answers at once.
 
 from pyeqgan.options.app import AppOptions
 from pyeqgan.options.evaluate import EvaluateOptions
+from pyeqgan.options.export import ExportOptions
 from pyeqgan.options.fields import Device, flag
 from pyeqgan.options.generate import GenerateOptions
 from pyeqgan.options.report import ReportOptions
@@ -14,6 +15,7 @@ __all__ = [
     "AppOptions",
     "Device",
     "EvaluateOptions",
+    "ExportOptions",
     "GenerateOptions",
     "Precision",
     "ReportOptions",

@@ -28,6 +28,7 @@ CHANGEABLE = (
     "checkpoint_every",
     "sample_every",
     "log_every",
+    "tensorboard",
     "prefetch",
     "workers",
     "device",
@@ -104,6 +105,8 @@ class TrainOptions:
     """Steps between pictures: a grid of samples and the loss curves."""
     log_every: int = 50
     """Steps between lines of progress and of metrics.jsonl."""
+    tensorboard: FlagCreatePairsOff[bool] = False
+    """Write losses and pictures for TensorBoard, too, into --output/tensorboard."""
     prefetch: int = 3
     """Episodes prepared ahead in the background."""
     workers: int = 2

@@ -25,6 +25,7 @@ from pyeqgan.training.profile import STEPS, WARM_UP, profile
 from pyeqgan.training.progress import LossWindow, Progress, Waiting
 from pyeqgan.training.run_folder import PROFILE, RunFolder, open_run
 from pyeqgan.training.signals import StopSignals
+from pyeqgan.training.tensorboard import TensorBoard, summary_writer
 
 SAMPLE_CLASSES, SAMPLES = 4, 6
 
@@ -49,7 +50,9 @@ def train(options: TrainOptions, console: Console) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    # Before the other processes start: what is wrong with the data is then told once.
+    # Before the other processes start: what is missing or wrong with the data is then told once.
+    if options.tensorboard:
+        summary_writer()
     split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
     config = model_config(options, len(split.seen))
     processes = launch(options.device, options.precision, options.devices, options.nodes)
@@ -90,7 +93,11 @@ def train(options: TrainOptions, console: Console) -> int:
             Progress(console, start, options.steps) as progress,
             StopSignals() as signals,
         ):
-            interrupted = _Run(options, engine, split, folder, progress, processes).go(Waiting(episodes), signals)
+            board = None
+            if options.tensorboard and processes.rank == 0:
+                board = stack.enter_context(TensorBoard(folder.path, start))
+            run = _Run(options, engine, split, folder, board, progress, processes)
+            interrupted = run.go(Waiting(episodes), signals)
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -107,6 +114,7 @@ class _Run:
         engine: Engine,
         split: Split,
         folder: RunFolder,
+        board: TensorBoard | None,
         progress: Progress,
         processes: Processes,
     ) -> None:
@@ -114,6 +122,7 @@ class _Run:
         self._engine = engine
         self._split = split
         self._folder = folder
+        self._board = board
         self._progress = progress
         self._processes = processes
         self._window = LossWindow(processes)
@@ -154,9 +163,14 @@ class _Run:
             "steps_per_second": round(self._progress.rate(), 4),
             "data_wait": round(data_wait, 4),
         }
-        self._processes.first(lambda: self._folder.log({"step": step, **losses, **timing}))
+        self._processes.first(lambda: self._record(step, losses | timing))
         memory.release()
         self._progress.show(losses)
+
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        self._folder.log({"step": step, **metrics})
+        if self._board is not None:
+            self._board.log(step, metrics)
 
     def _save(self) -> None:
         about = {
@@ -175,7 +189,10 @@ class _Run:
             given.append(list(references))
             generated.append(list(to_uint8(images)))
         if given:
-            self._folder.save_sample(self._engine.step, beside(image_grid(given), image_grid(generated)))
+            picture = beside(image_grid(given), image_grid(generated))
+            self._folder.save_sample(self._engine.step, picture)
+            if self._board is not None:
+                self._board.picture(self._engine.step, picture)
         if self._curves:
             try:
                 self._folder.save_curves(loss_curves(self._folder.metrics()))

@@ -16,6 +16,7 @@ from PIL import Image
 from pyeqgan import __version__
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
+from pyeqgan.training import tensorboard
 from pyeqgan.training.checkpoint import (
     Checkpoint,
     Parts,
@@ -35,7 +36,8 @@ PROFILE = "profile"
 
 
 class RunFolder:
-    """A folder with `config.yaml`, `metrics.jsonl`, `losses.png`, `samples/`, `checkpoints/` and `profile/`.
+    """A folder with `config.yaml`, `metrics.jsonl`, `losses.png`, `samples/`, `checkpoints/`, `profile/` and
+    `tensorboard/`.
 
     Use `open_run`, which makes sure that nobody else writes in it.
     """
@@ -110,13 +112,14 @@ class RunFolder:
                 "samples/step_*.png",
                 f"{PROFILE}/table.txt",
                 f"{PROFILE}/trace.json.gz",
+                f"{tensorboard.FOLDER}/{tensorboard.EVENTS}",
             ):
                 for file in self.path.glob(pattern):
                     file.unlink()
             folder = self.path / "checkpoints"
             for checkpoint in (*checkpoints(folder), *folder.glob("damaged_step_*"), *folder.glob(".step_*")):
                 remove_checkpoint(checkpoint)
-            for emptied in (self.path / "samples", self.path / PROFILE, folder):
+            for emptied in (self.path / "samples", self.path / PROFILE, self.path / tensorboard.FOLDER, folder):
                 if emptied.is_dir() and not any(emptied.iterdir()):
                     emptied.rmdir()
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyeqgan.models.eqgan.config import EqGANConfig
 from pyeqgan.models.eqgan.discriminator import EqGANDiscriminator
 from pyeqgan.models.eqgan.generator import EqGANGenerator
+from pyeqgan.models.pretrained import Pretrained
 
 
-class EqGAN(nn.Module):
+class EqGAN(Pretrained):
     """Generator and discriminator of one configuration, as attributes of those names."""
+
+    config_type = EqGANConfig
 
     def __init__(self, config: EqGANConfig) -> None:
         super().__init__()

@@ -70,7 +70,8 @@ class FusionPlan(NamedTuple):
     def base_first(self, x: Tensor) -> Tensor:
         """Rotate dimension 1 of ``x`` (B,K,...): each row's base comes first, its references after it."""
         batch, shots = x.shape[:2]
-        order = (self.base[:, None] + torch.arange(shots, device=x.device)) % shots
+        order = self.base[:, None] + torch.arange(shots, device=x.device)
+        order = torch.where(order < shots, order, order - shots)  # ONNX knows no % of a size that is not fixed
         return x[torch.arange(batch, device=x.device)[:, None], order]
 
     def rows(self, rows: slice) -> FusionPlan:
@@ -94,8 +95,10 @@ class FusionPlan(NamedTuple):
         for name, value, shape in expected:
             if value.shape != shape:
                 raise ValueError(f"FusionPlan: {name}: expected shape {shape}, got {tuple(value.shape)}")
-        # Reading values would stall an accelerator, so only the CPU looks.
-        if self.base.device.type == "cpu" and not all(0 <= base < shots for base in self.base.tolist()):
+        # Reading values would stall an accelerator and break a graph, so only the CPU looks, in eager mode.
+        if torch.compiler.is_compiling() or self.base.device.type != "cpu":
+            return
+        if not all(0 <= base < shots for base in self.base.tolist()):
             raise ValueError(f"FusionPlan: base: expected indices in [0, {shots}), got {self.base.tolist()}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyeqgan.models.eqgan.config import EqGANConfig
 from pyeqgan.models.eqgan.fusion import Fusion, FusionPlan
@@ -18,6 +18,7 @@ from pyeqgan.models.eqgan.layers import (
     EqualizationPerScale,
     SharedEqualization,
 )
+from pyeqgan.models.pretrained import Pretrained
 
 
 class GeneratorOutput(NamedTuple):
@@ -39,7 +40,7 @@ class GeneratorOutput(NamedTuple):
     matches: dict[int, Tensor]
 
 
-class EqGANGenerator(nn.Module):
+class EqGANGenerator(Pretrained):
     """The generator of EqGAN (arXiv 2307.14638), with LoFGAN's fusion and MEDFE's equalization.
 
     The paper's abstract gives the idea: structure (deep) and texture (shallow) features of K images are
@@ -49,6 +50,8 @@ class EqGANGenerator(nn.Module):
     Works under autocast, with ``channels_last`` weights and on any device. Batch norm sees B·K images in the
     encoder and B in the decoder; in eval mode it uses its running statistics.
     """
+
+    config_type = EqGANConfig
 
     def __init__(self, config: EqGANConfig) -> None:
         super().__init__()

@@ -1,0 +1,94 @@
+"""The model card: what a published model is, what it was trained on, how good it is and how it is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+TAGS = ("image-generation", "few-shot", "gan", "eqgan")
+
+USAGE = """```python
+from pyeqgan.models import {architecture}
+
+model = {architecture}.from_pretrained("FOLDER")  # or "owner/name" on the Hugging Face Hub
+images = model.generate(references, count=16, seed=0)  # references (n,3,{size},{size}) in [-1, 1], one class
+```"""
+
+
+def model_card(
+    architecture: str,
+    config: Mapping[str, Any],
+    *,
+    usage: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    license: str | None = None,
+) -> str:
+    """A card in the form of the Hugging Face Hub: metadata as YAML, then Markdown.
+
+    Args:
+        architecture: name of the model's class.
+        config: its fields, ``shots`` and ``image_size`` among them.
+        usage: Markdown; by default how the architecture is loaded from a folder.
+        run: "step", "options" and "classes" of the training run, as its checkpoints tell them; None: not known.
+        evaluation: "note" and "scores" of an evaluation's ``metrics.json``; None: there was none.
+        license: the hub's name of one, such as "apache-2.0". Nobody but the owner can choose it: without one the card
+            says that none is stated.
+    """
+    metadata = ["library_name: pyeqgan", "pipeline_tag: image-to-image", f"tags: [{', '.join(TAGS)}]"]
+    if license:
+        metadata.append(f"license: {json.dumps(license)}")
+    sections = [
+        "\n".join(["---", *metadata, "---"]),
+        f"# {architecture}\n\n"
+        f"Few-shot image generation by feature equalization fusion (EqGAN, arXiv 2307.14638): new images of a class\n"
+        f"from {config['shots']} of its images, {config['image_size']}² pixels.",
+        "## Use\n\n" + (usage or USAGE.format(architecture=architecture, size=config["image_size"])),
+        "## Architecture\n\n" + _table("field", config),
+        "## Training\n\n" + (_training(run) if run else "Not known."),
+        "## Evaluation\n\n" + (_evaluation(evaluation) if evaluation else "None."),
+        "## License\n\n" + (license or "Not stated: the weights' owner has not chosen one."),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _training(run: Mapping[str, Any]) -> str:
+    names = ", ".join(map(_code, run["classes"]))
+    # Where somebody keeps the data is nobody else's business.
+    options = {**run["options"], "data": PurePath(run["options"]["data"]).name}
+    told = f"{run['step']} steps on {len(run['classes'])} classes: {names}. All other classes are unseen."
+    return told + "\n\n" + _table("option", options)
+
+
+def _evaluation(evaluation: Mapping[str, Any]) -> str:
+    """A row for each generator and a column for each metric, with its 95 % interval."""
+    scores = evaluation["scores"]
+    metrics = list(dict.fromkeys(m for of in scores.values() for m, estimate in of["estimates"].items() if estimate))
+    rows = [
+        [generator, *(_estimate(of["estimates"].get(metric)) for metric in metrics)] for generator, of in scores.items()
+    ]
+    lines = [["", *metrics], ["---"] * (1 + len(metrics)), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{evaluation['note']}\n\n{table}"
+
+
+def _estimate(estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None:
+        return "–"
+    if estimate["interval"] is None:
+        return f"{estimate['value']:.4g}"
+    low, high = estimate["interval"]
+    return f"{estimate['value']:.4g} ({low:.4g} to {high:.4g})"
+
+
+def _table(title: str, fields: Mapping[str, Any]) -> str:
+    rows = [f"| {name} | {_code(value)} |" for name, value in fields.items()]
+    return "\n".join([f"| {title} | value |", "|---|---|", *rows])
+
+
+def _code(value: Any) -> str:
+    """As code, in which a bar does not end the cell of a table and nothing is Markdown."""
+    text = str(value).replace("`", "'").replace("|", "\\|")
+    return f"`{' '.join(text.split())}`"
