@@ -25,7 +25,7 @@ $(BIN)/python:
 $(STAMP): $(BIN)/python constraints.txt pyproject.toml $(SOURCES)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pybind11
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	PYEQGAN_NATIVE=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,triton,plots,app,data,hub,export,tensorboard,docs]'
+	PYEQGAN_NATIVE=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,all]'
 	touch $@
 
 install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the development tools

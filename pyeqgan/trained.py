@@ -13,7 +13,7 @@ from torch import Tensor
 from pyeqgan.data import Split, open_data, to_tensor, to_uint8
 from pyeqgan.data.folders import read_image
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation import FeatureConfig, evaluate_generator, write_page
+from pyeqgan.evaluation import FeatureConfig, Protocol, evaluate_generator, write_page
 from pyeqgan.evaluation.classify import Progress
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
@@ -80,15 +80,23 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     result = evaluate_generator(
         generate,
         data_of(checkpoint, options.data, options.seen_classes),
+        Protocol(
+            shots,
+            options.fakes_per_class,
+            options.references_per_class,
+            features=options.features,
+            lpips=options.lpips,
+            compat=options.compat,
+            repeats=options.repeats,
+            downstream=options.downstream,
+            seed=options.seed,
+            feature_training=FeatureConfig(steps=options.feature_steps, seed=options.seed),
+        ),
         output=options.output,
-        shots=shots,
-        fakes_per_class=options.fakes_per_class,
-        references_per_class=options.references_per_class,
-        seed=options.seed,
+        weights=options.weights,
         device=device,
         progress=progress,
         force=options.force,
-        features=FeatureConfig(steps=options.feature_steps, seed=options.seed),
     )
     losses = options.checkpoint / CURVES
     page = write_page(options.output, result, pictures={"Losses of the training": losses} if losses.exists() else {})

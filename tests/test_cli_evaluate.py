@@ -5,6 +5,7 @@ import pytest
 import runs
 
 from pyeqgan import cli
+from pyeqgan.evaluation import DownstreamConfig
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,39 @@ def test_without_the_data_there_is_one_line(evaluate, photos, tmp_path):
         image.unlink()
     status, _, err = evaluate(tmp_path / "evaluation", "--data", small)
     assert status == 2 and "unseen class 'e' has 3 images" in err and err.count("\n") == 1
+
+
+def test_what_is_missing_for_published_numbers_is_one_line(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYEQGAN_WEIGHTS", raising=False)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for options, name in (
+        (["--features", "inception"], "pt_inception-2015-12-05-6726825d.pth"),
+        (["--lpips", "vgg"], "vgg16-397923af.pth"),
+        (["--lpips", "alex"], "alexnet-owt-7be5be79.pth"),
+    ):
+        status, _, err = evaluate(tmp_path / "new", "--weights", weights, *options)
+        assert status == 2 and err.count("\n") == 1
+        assert all(part in err for part in ("no weights of", name, str(weights), "nothing is downloaded", "https://"))
+        (weights / name).write_bytes(b"something else")
+        status, _, err = evaluate(tmp_path / "new", "--weights", weights, *options)
+        assert status == 2 and err.count("\n") == 1 and f"{weights / name} is not the published file" in err
+    status, _, err = evaluate(tmp_path / "new", "--compat", "lofgan")
+    assert (status, err) == (
+        2,
+        "pyeqgan: compat lofgan: expected features inception and lpips vgg, got features self and lpips none\n",
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_downstream_and_repeats(evaluate, tmp_path, monkeypatch):
+    quick = DownstreamConfig(generated_per_class=2, steps=2, batch_size=8)
+    monkeypatch.setattr("pyeqgan.evaluation.downstream.DownstreamConfig", lambda: quick)
+    status, _, err = evaluate(tmp_path / "evaluation", "--downstream", "--repeats", 2)
+    assert (status, err) == (0, "")
+    result = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert result["downstream"]["repeats"] == 2 and len(result["draws"]["frechet"]["interval"]) == 2
+    assert "A classifier of the unseen classes" in (tmp_path / "evaluation" / "index.html").read_text(encoding="utf-8")
+    status, _, err = evaluate(tmp_path / "other", "--repeats", 0)
+    assert (status, err) == (2, "pyeqgan: --repeats 0, expected at least 1\n")

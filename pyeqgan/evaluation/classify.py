@@ -75,6 +75,15 @@ def read_images(classes: ImageClasses, class_index: int, images: range) -> Pixel
     return np.stack([classes.image(class_index, index) for index in images])
 
 
+def augmented(images: Pixels, rng: np.random.Generator) -> Tensor:
+    """Images (n,S,S,3) as (n,3,S,S) in [-1,1], each mirrored or not, all shifted alike by up to S/8."""
+    mirrored = rng.random(len(images)) < 0.5
+    images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    furthest = images.shape[1] // 8
+    down, right = rng.integers(-furthest, furthest + 1, 2).tolist()
+    return to_tensor(_shifted(images, down, right))
+
+
 def recognised(features: Tensor, means: Tensor, class_index: int) -> float:
     """Share of the features (n,D) whose nearest row of `means` (classes,D) is that of `class_index`."""
     return float((torch.cdist(features, means).argmin(1) == class_index).double().mean())
@@ -96,15 +105,11 @@ def _training_count(seen: ImageClasses, class_index: int) -> int:
 
 
 def _batch(seen: ImageClasses, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Images (size,3,S,S) and labels (size,), each image mirrored or not, all shifted alike by up to S/8."""
+    """Images (size,3,S,S), augmented, and labels (size,)."""
     labels = rng.integers(len(seen), size=size)
     picks = [int(rng.integers(_training_count(seen, label))) for label in labels.tolist()]
     images = np.stack([seen.image(label, pick) for label, pick in zip(labels.tolist(), picks, strict=True)])
-    mirrored = rng.random(size) < 0.5
-    images[mirrored] = images[mirrored][:, :, ::-1]
-    furthest = seen.image_size // 8
-    down, right = rng.integers(-furthest, furthest + 1, 2).tolist()
-    return to_tensor(_shifted(images, down, right)), torch.from_numpy(labels)
+    return augmented(images, rng), torch.from_numpy(labels)
 
 
 def _shifted(images: Pixels, down: int, right: int) -> Pixels:

@@ -34,12 +34,15 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         raise ValueError(f"frechet_distance: y: expected {x.shape[1]} dimensions like x, got {y.shape[1]}")
     mean_x, a = _fit(x.double())
     mean_y, b = _fit(y.double())
-    w, _, vt = torch.linalg.svd(a @ b.T)
-    return float((mean_x - mean_y).square().sum() + (a - w @ (vt @ b)).square().sum())
+    if len(a) < len(b):
+        a, b = b, a
+    w, _, vt = torch.linalg.svd(a @ b.T, full_matrices=False)
+    shared = w.T @ a
+    beyond = a - w @ shared  # what the factor of fewer rows leaves of the other
+    return float((mean_x - mean_y).square().sum() + (shared - vt @ b).square().sum() + beyond.square().sum())
 
 
 def _fit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and an upper triangular factor R (D,D) of the covariance RᵀR, zero rows below its rank."""
+    """Mean (D,) and a factor R (min(n,D),D) of the covariance RᵀR."""
     mean = x.mean(0)
-    r = torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R
-    return mean, torch.cat([r, r.new_zeros(x.shape[1] - len(r), x.shape[1])])
+    return mean, torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from pyeqgan.errors import UserError
+from pyeqgan import pages
 from pyeqgan.evaluation.bootstrap import Estimate
 from pyeqgan.evaluation.folder import CHART, PAGE, SAMPLES, write_whole
-from pyeqgan.evaluation.result import METRICS, TITLES, EvaluationResult
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; } th, td { padding: .4em .8em; text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid #222; } tbody td, tbody th { border-bottom: 1px solid #ddd; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; } small { color: #666; }
-.generator { background: #fbf1f5; } .verdict { font-size: 1.1em; border-left: 4px solid #b5446e; padding-left: 1em; }
-"""
+from pyeqgan.evaluation.published import Published, Row
+from pyeqgan.evaluation.result import TITLES, Downstream, EvaluationResult, Metric
 
 
 def write_page(
@@ -48,41 +38,49 @@ def write_page(
     if (output / CHART).exists():
         shown["Metrics with 95 % intervals"] = output / CHART
     shown |= pictures or {}
-    samples, *others = (_figure(caption, path) for caption, path in shown.items())
-    html = f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>
-<style>{STYLE}</style></head>
-<body>
-<h1>{escape(title)}</h1>
-<p class="verdict">{escape(result.verdict())}</p>
-{samples}
-<h2>Beside the trivial generators</h2>
-{_table(result)}
-<p><small>In brackets: 95 % bootstrap intervals over the {len(result.classes)} unseen classes.
-{escape(result.note)}</small></p>
-{"".join(others)}
-<h2>What the numbers can and cannot show</h2>
-<dl>{"".join(_explanation(name) for name in METRICS)}</dl>
-<h2>How it was measured</h2>
-<p>{escape(_setup(result))}</p>
-</body>
-</html>
-"""
+    samples, *others = (pages.figure(caption, pages.read_picture(path)) for caption, path in shown.items())
+    sections = [
+        f'<p class="verdict">{escape(result.verdict())}</p>',
+        samples,
+        "<h2>Beside the trivial generators</h2>",
+        _table(result),
+        f"<p><small>In brackets: 95 % bootstrap intervals over the {len(result.classes)} unseen classes. "
+        f"{escape(result.note)}</small></p>",
+        "" if result.draws is None else _draws(result, result.draws),
+        "" if result.downstream is None else _downstream(result.downstream),
+        "" if result.published is None else _published(result, result.published),
+        *others,
+        "<h2>What the numbers can and cannot show</h2>",
+        f"<dl>{''.join(_explanation(metric) for metric in result.metrics().values())}</dl>",
+        "<h2>How it was measured</h2>",
+        f"<p>{escape(_setup(result))}</p>",
+    ]
     page = output / PAGE
-    write_whole(page, html.encode())
+    write_whole(page, pages.document(title, "\n".join(filter(None, sections))).encode())
     return page
 
 
 def _table(result: EvaluationResult) -> str:
-    head = "".join(f"<th>{escape(m.title)}<br><small>{escape(m.better)}</small></th>" for m in METRICS.values())
-    rows = "".join(
-        f'<tr class="{name}"><th>{escape(TITLES[name])}<br><small>{scores.images} images</small></th>'
-        + "".join(f'<td class="number">{_number(scores.estimates[metric])}</td>' for metric in METRICS)
-        + "</tr>\n"
+    """A row a metric, a column a generator."""
+    head = "".join(
+        f'<th class="{name}">{escape(TITLES[name])}<br><small>{scores.images} images</small></th>'
         for name, scores in result.scores.items()
     )
-    return f"<table><thead><tr><th></th>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
+    rows = "".join(
+        f"<tr><th>{escape(metric.title)}<br><small>{escape(metric.better)}</small></th>"
+        + "".join(_cell(name, scores.estimates[key]) for name, scores in result.scores.items())
+        + "</tr>\n"
+        for key, metric in result.metrics().items()
+    )
+    return (
+        f'<div class="scroll"><table class="wide"><thead><tr><th></th>{head}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _cell(generator: str, estimate: Estimate | None) -> str:
+    ours = " generator" if generator == "generator" else ""
+    return f'<td class="number{ours}">{_number(estimate)}</td>'
 
 
 def _number(estimate: Estimate | None) -> str:
@@ -94,27 +92,71 @@ def _number(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3g} <small>[{low:.3g}, {high:.3g}]</small>"
 
 
-def _explanation(name: str) -> str:
-    metric = METRICS[name]
+def _draws(result: EvaluationResult, draws: Mapping[str, Estimate]) -> str:
+    metrics = result.metrics()
+    means = "; ".join(f"{escape(metrics[key].title)} {_number(e)}" for key, e in draws.items() if key in metrics)
+    return (
+        f"<p>Over {result.settings['repeats']} draws of the generator's images, mean and 95 % interval of that mean: "
+        f"{means}.</p>"
+    )
+
+
+def _downstream(found: Downstream) -> str:
+    images = found.images
+    return (
+        "<h2>A classifier of the unseen classes</h2>\n"
+        f"<p>Accuracy on {images['test']} test images, trained on {images['train']} real ones: "
+        f"{_number(found.without)}; with {images['generated']} generated ones added: {_number(found.with_generated)}; "
+        f"difference "
+        f"<b>{_number(found.difference)}</b>. By chance {found.chance:.3g}. In brackets: 95 % intervals over "
+        f"{found.repeats} seeds of split, images and training.</p>"
+    )
+
+
+def _published(result: EvaluationResult, table: Published) -> str:
+    ours = result.scores["generator"].estimates
+    rows = [
+        ["this generator", *(f"{e.value:.4g}" if e else "–" for e in (ours["frechet"], ours["lpips"]))],
+        *([row.method, _reported(row, "FID", f"{row.fid:.2f}"), _reported(row, "LPIPS", f"{row.lpips:.4f}")]
+          for row in table.rows),
+    ]  # fmt: skip
+    caution = (
+        f"Measured as the script of {result.settings['compat']} does."
+        if result.settings["compat"]
+        else "The published scripts measure otherwise (--compat): neither FID nor LPIPS is the same quantity."
+    )
+    return (
+        f"<h2>Published for {escape(table.data)}, three references, 128²</h2>\n"
+        + pages.table(["", "FID", "LPIPS"], rows)
+        + f"<p><small>The data are taken for {escape(table.data)} by their numbers of classes and images. {caution} "
+        "Unconfirmed: not checked against the paper itself.</small></p>"
+    )
+
+
+def _reported(row: Row, number: str, value: str) -> str:
+    return value if number in row.confirmed else f"{value} (unconfirmed)"
+
+
+def _explanation(metric: Metric) -> str:
     return f"<dt><b>{escape(metric.title)}</b></dt><dd>{escape(metric.shows)} <i>{escape(metric.beware)}</i></dd>\n"
 
 
 def _setup(result: EvaluationResult) -> str:
     settings, network = result.settings, result.feature_network
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    return (
+    told = [
         f"{len(result.classes)} unseen classes, up to {settings['references_per_class']} references each, "
         f"{settings['shots']} drawn for every image, {settings['fakes_per_class']} images a class, "
-        f"{settings['image_size']}² pixels, seed {settings['seed']}. The feature network tells the "
-        f"{network['seen_classes']} seen classes apart on {network['held_out_accuracy']:.0%} of images held out "
-        f"(by chance {network['chance']:.0%}): the worse it does, the less its features are worth. {versions}."
-    )
-
-
-def _figure(caption: str, path: Path) -> str:
-    try:
-        data = base64.b64encode(path.read_bytes()).decode()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    caption = escape(caption)
-    return f'<h2>{caption}</h2>\n<img alt="{caption}" src="data:image/png;base64,{data}">\n'
+        f"{settings['image_size']}² pixels, seed {settings['seed']}."
+    ]
+    if settings["features"] == "inception":
+        told.append(f"Features: FID's Inception network, {network['file']}.")
+    if settings["lpips"]:
+        told.append(f"LPIPS: {settings['lpips']}, at 32².")
+    if "held_out_accuracy" in network:
+        told.append(
+            f"The feature network tells the {network['seen_classes']} seen classes apart on "
+            f"{network['held_out_accuracy']:.0%} of images held out (by chance {network['chance']:.0%}): the worse it "
+            "does, the less its features are worth."
+        )
+    return " ".join([*told, f"{versions}."])

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pyeqgan.data.images import Pixels
 from pyeqgan.evaluation.folder import CHART, METRICS, SAMPLES, write_whole
-from pyeqgan.evaluation.result import METRICS as METRIC_TEXTS
 from pyeqgan.evaluation.result import TITLES, EvaluationResult
 
 MOST_ROWS = 10
@@ -76,8 +75,13 @@ def metrics_chart(result: EvaluationResult) -> bytes:
     """
     from matplotlib.figure import Figure  # not pyplot: no window system is asked for, no state is kept
 
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
-    for axes, (name, metric) in zip(figure.subplots(1, len(METRIC_TEXTS)), METRIC_TEXTS.items(), strict=True):
+    metrics = result.metrics()
+    rows, columns = 2, -(-len(metrics) // 2)
+    figure = Figure(figsize=(3 * columns, 3.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns).flat
+    for axes in panels[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, (name, metric) in zip(panels[: len(metrics)], metrics.items(), strict=True):
         for position, (generator, scores) in enumerate(result.scores.items()):
             estimate = scores.estimates[name]
             if estimate is None:

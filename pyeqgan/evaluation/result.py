@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyeqgan.evaluation.bootstrap import Estimate
+from pyeqgan.evaluation.published import Published
 
-NOTE = (
-    "Measured in the features of a small network trained on the seen classes of this data set: not comparable with "
-    "published FID or LPIPS, nor between data sets or image sizes."
-)
+NOTES = {
+    "self": "Measured in the features of a small network trained on the seen classes of this data set: not comparable "
+    "with published FID or LPIPS, nor between data sets or image sizes.",
+    "inception": "Measured in the features of FID's Inception network: comparable with published numbers of the same "
+    "protocol, data and number of images alone; FID rises as sets shrink.",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,27 @@ METRICS = {
         "Copies of references are real images, so copying does well without generating anything. Small sets raise "
         "it: the real images are compared with the other half of themselves, fewer than the others meet.",
     ),
+    "kernel": Metric(
+        "Kernel distance",
+        "near 0",
+        "The same question by the unbiased estimate of a kernel distance over all pairs of images (KID): small sets do "
+        "not raise it. metrics.json also has the mean over subsets, as it is published.",
+        "Below 0 is possible: halves of the same classes are more alike than by chance. It sees means, spreads and "
+        "skews of features, no finer differences.",
+    ),
+    "precision": Metric(
+        "Precision",
+        "higher",
+        "Share of images no farther from some real one than that one's third nearest real neighbour.",
+        "Copies are real images. A single odd real image has a large ball around it, in which anything passes.",
+    ),
+    "recall": Metric(
+        "Recall",
+        "higher",
+        "Share of real images no farther from some image than that one's third nearest neighbour among the images.",
+        "Grows with the number of images, and with their disorder: noise has large balls. Copies repeated more than "
+        "three times have none.",
+    ),
     "accuracy": Metric(
         "Recognised class",
         "higher",
@@ -47,6 +71,12 @@ METRICS = {
         "Mean feature distance over all pairs of images of a class, identical ones included.",
         "Copies of R references keep about (R − 1)/R of the spread of real images: with many references copying is "
         "hard to beat. Broken images are far from each other too.",
+    ),
+    "lpips": Metric(
+        "LPIPS",
+        "near the real one",
+        "Learned perceptual distance over all pairs of images of a class at 32², mean over classes.",
+        "Broken images are far from each other too; published papers take higher for better.",
     ),
     "distinct": Metric(
         "Distinct images",
@@ -78,13 +108,37 @@ class Scores:
 
     Attributes:
         images: how many were scored.
-        estimates: None where the number does not exist, as the accuracy among one class.
-        by_class: the same for each class by its name; the Fréchet distance is pooled and not among them.
+        estimates: None where the number does not exist, as the accuracy among one class, or LPIPS without its network.
+        by_class: the same for each class by its name; the Fréchet and kernel distances are pooled and not among them.
+        kernel_subsets: the kernel distance as it is published: mean and standard deviation over 100 subsets, and their
+            size; None of a single image.
     """
 
     images: int
     estimates: Mapping[str, Estimate | None]
     by_class: Mapping[str, Mapping[str, float | None]]
+    kernel_subsets: Mapping[str, float | int] | None = None
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """Accuracy on test images, over seeds.
+
+    Attributes:
+        without: trained on the real images of the unseen classes that the generator is given.
+        with_generated: on these and generated ones.
+        difference: with minus without, paired over seeds.
+        repeats: seeds.
+        chance: accuracy of guessing.
+        images: of all classes together: train, generated, validation, test.
+    """
+
+    without: Estimate
+    with_generated: Estimate
+    difference: Estimate
+    repeats: int
+    chance: float
+    images: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -95,10 +149,14 @@ class EvaluationResult:
         note: what the numbers must not be compared with.
         settings: how it was run.
         versions: of what ran it.
-        feature_network: file, accuracy on held-out images of the seen classes, and chance.
+        feature_network: its file; of the one trained on the seen classes also the accuracy on held-out images, and
+            chance.
         classes: by name, how many references, real images for the class means, and real images held out.
         scores: by the names of `TITLES`.
         generator_minus_copy: paired over classes: accuracy, pairwise and distinct.
+        draws: of the generator's numbers, mean and interval over other draws of its images; None for a single draw.
+        downstream: accuracy of a classifier of the unseen classes with and without generated images; None if not asked.
+        published: what papers report on this data set; None unless these numbers may stand beside it.
     """
 
     note: str
@@ -108,6 +166,17 @@ class EvaluationResult:
     classes: Mapping[str, Mapping[str, int]]
     scores: Mapping[str, Scores]
     generator_minus_copy: Mapping[str, Estimate | None]
+    draws: Mapping[str, Estimate] | None = None
+    downstream: Downstream | None = None
+    published: Published | None = None
+
+    def metrics(self) -> dict[str, Metric]:
+        """What was measured, by its name, as it is called in these features."""
+        found = {name: metric for name, metric in METRICS.items() if name != "lpips" or self.settings["lpips"]}
+        if self.settings["features"] == "inception":
+            for name, title in (("frechet", "FID"), ("kernel", "KID")):
+                found[name] = dataclasses.replace(found[name], title=title)
+        return found
 
     def to_json(self) -> str:
         """All of it as JSON; what does not exist is null."""

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyeqgan.evaluation.bootstrap import Estimate, bootstrap, bootstrap_mean
+from pyeqgan.evaluation import pooled
+from pyeqgan.evaluation.bootstrap import Estimate, bootstrap_mean
 from pyeqgan.evaluation.classify import recognised
 from pyeqgan.evaluation.diversity import effective_number, mean_pairwise_distance, nearest_neighbour_distance
-from pyeqgan.evaluation.frechet import frechet_distance
 from pyeqgan.evaluation.result import Scores
+from pyeqgan.evaluation.variants import PROTOCOL, Variant, resample
 
-FRECHET_REPLICATES = 200
 LEAST_SCALE = 1e-5  # features, of total variance 1, are float32: those of equal images differ by about 1e-7
 COMPARED = ("accuracy", "pairwise", "distinct")
 
@@ -28,17 +28,20 @@ class Images:
         features: (n,D), of images from all references.
         few: (m,D), of images all from the same few references; as many for every generator.
         nearest_reference: mean distance of the images from all references to the nearest one.
+        lpips: mean over all pairs of the images from all references, None if not measured or of a single image.
     """
 
     features: list[Tensor] = field(default_factory=list)
     few: list[Tensor] = field(default_factory=list)
     nearest_reference: list[float] = field(default_factory=list)
+    lpips: list[float | None] = field(default_factory=list)
 
-    def add(self, features: Tensor, few: Tensor, nearest_reference: float) -> None:
+    def add(self, features: Tensor, few: Tensor, nearest_reference: float, lpips: float | None = None) -> None:
         """Append a class."""
         self.features.append(features)
         self.few.append(few)
         self.nearest_reference.append(nearest_reference)
+        self.lpips.append(lpips)
 
 
 @dataclass
@@ -62,7 +65,16 @@ class RealFeatures:
         return float(np.mean([nearest_neighbour_distance(features) for features in self.fit]))
 
 
-def score(name: str, images: Images, real: RealFeatures, class_names: Sequence[str], *, seed: int) -> Scores:
+def score(
+    name: str,
+    images: Images,
+    real: RealFeatures,
+    class_names: Sequence[str],
+    *,
+    seed: int,
+    variant: Variant = PROTOCOL,
+    intervals: bool = True,
+) -> Scores:
     """The numbers of one generator with intervals over classes.
 
     Args:
@@ -70,23 +82,39 @@ def score(name: str, images: Images, real: RealFeatures, class_names: Sequence[s
         images: of the generator.
         real: the images it is compared with.
         class_names: one per class, all different.
-        seed: of the intervals.
+        seed: of the intervals and of what the variant draws.
+        variant: how many real images stand for a class.
+        intervals: whether to draw classes for them, and subsets for the published kernel distance.
     """
     if name == "real":
         targets = real.fit
     else:
         targets = [torch.cat(halves) for halves in zip(real.fit, real.held_out, strict=True)]
-    by_metric: dict[str, list[float | None]] = {
-        "accuracy": _accuracy(images.features, real),
-        "pairwise": [mean_pairwise_distance(f) if len(f) > 1 else None for f in images.features],
+        if variant.resampled is not None:
+            targets = resample(targets, variant.resampled, seed)
+    made, draws = images.features, seed if intervals else None
+    real_looking, reached = pooled.inside(made, targets), pooled.inside(targets, made)
+    by_class: dict[str, list[float | None]] = {
+        "precision": _means(real_looking, len(made)),
+        "recall": _means(reached, len(made)),
+        "accuracy": _accuracy(made, real),
+        "pairwise": [mean_pairwise_distance(f) if len(f) > 1 else None for f in made],
+        "lpips": list(images.lpips),
         "distinct": _distinct(images.few, real.scale()),
         "nearest_reference": list(images.nearest_reference),
     }
-    estimates = {metric: _mean(values, seed) for metric, values in by_metric.items()}
+    estimates = {
+        "frechet": pooled.frechet(made, targets, seed=draws),
+        "kernel": pooled.kernel(made, targets, seed=draws),
+        **{metric: _mean(values, draws) for metric, values in by_class.items()},
+        "precision": pooled.share(real_looking, seed=draws),
+        "recall": pooled.share(reached, seed=draws),
+    }
     return Scores(
-        images=sum(map(len, images.features)),
-        estimates={"frechet": _frechet(images.features, targets, seed), **estimates},
-        by_class={c: {m: values[i] for m, values in by_metric.items()} for i, c in enumerate(class_names)},
+        images=sum(map(len, made)),
+        estimates=estimates,
+        by_class={c: {m: values[i] for m, values in by_class.items()} for i, c in enumerate(class_names)},
+        kernel_subsets=pooled.kernel_subsets(made, targets, seed=seed) if intervals else None,
     )
 
 
@@ -113,21 +141,10 @@ def _distinct(few: Sequence[Tensor], scale: float) -> list[float | None]:
     return [effective_number(f, scale) if len(f) > 1 and scale > LEAST_SCALE else None for f in few]
 
 
-def _mean(values: Sequence[float | None], seed: int) -> Estimate | None:
+def _means(inside: Sequence[Tensor] | None, classes: int) -> list[float | None]:
+    return [None] * classes if inside is None else [float(hits.mean()) for hits in inside]
+
+
+def _mean(values: Sequence[float | None], seed: int | None) -> Estimate | None:
     numbers = [value for value in values if value is not None]
     return bootstrap_mean(numbers, seed=seed) if len(numbers) == len(values) else None
-
-
-def _frechet(generated: Sequence[Tensor], real: Sequence[Tensor], seed: int) -> Estimate | None:
-    """Pooled over classes; None for a single generated image, which has no covariance."""
-    if sum(map(len, generated)) < 2:
-        return None
-
-    def pooled(classes: Sequence[int]) -> float:
-        return frechet_distance(torch.cat([generated[c] for c in classes]), torch.cat([real[c] for c in classes]))
-
-    found = bootstrap(pooled, len(generated), seed=seed, replicates=FRECHET_REPLICATES)
-    if found.interval is None:
-        return found
-    low, high = found.interval
-    return Estimate(found.value, (max(low, 0.0), high))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from pyeqgan.data import ImageClasses, to_tensor, to_uint8
+from pyeqgan.data import ImageClasses, to_tensor
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.classify import read_images
 from pyeqgan.evaluation.diversity import nearest_reference_distance
-from pyeqgan.evaluation.features import FeatureNetwork
-from pyeqgan.evaluation.generators import Generate
+from pyeqgan.evaluation.generators import Generate, draw_images
+from pyeqgan.evaluation.lpips import LPIPS, mean_lpips
 from pyeqgan.evaluation.report import ClassSamples
 from pyeqgan.evaluation.scores import Images, RealFeatures
 
@@ -47,16 +46,24 @@ def plan_class(name: str, count: int, *, shots: int, references: int) -> ClassPl
     return ClassPlan(range(first), range(first, count, 2), range(first + 1, count, 2))
 
 
+class Features(Protocol):
+    """A network that says how images look."""
+
+    def features(self, images: Pixels) -> Tensor:
+        """Features of images uint8 (n,S,S,3): (n,D) float64 on the CPU."""
+
+
 @dataclass
 class Trial:
     """All generators on one class after the other; of their images only features and a few samples are kept."""
 
     unseen: ImageClasses
-    network: FeatureNetwork
+    network: Features
     generators: Mapping[str, Generate]
     shots: int
     count: int
     seed: int
+    perceptual: LPIPS | None = None
     real: RealFeatures = field(default_factory=RealFeatures)
     images: dict[str, Images] = field(default_factory=dict)
     samples: list[ClassSamples] = field(default_factory=list)
@@ -66,15 +73,10 @@ class Trial:
         references = read_images(self.unseen, class_index, plan.references)
         held_out = read_images(self.unseen, class_index, plan.held_out)
         made = {name: self._generate(name, class_index, references, self.count) for name in self.generators}
-        for name, images in {**made, "real": held_out}.items():
-            features = self.network.features(images)
-            count = min(self.count, len(held_out))
-            if name == "real":
-                few = features[:count]
-            else:
-                few = self.network.features(self._generate(name, class_index, references[: self.shots], count))
-            distance = nearest_reference_distance(to_tensor(images), to_tensor(references)).double().mean()
-            self.images.setdefault(name, Images()).add(features, few, float(distance))
+        for name, images in made.items():
+            few = self._generate(name, class_index, references[: self.shots], min(self.count, len(held_out)))
+            self._look(self.images.setdefault(name, Images()), images, self.network.features(few), references)
+        self._look(self.images.setdefault("real", Images()), held_out, None, references)
         fit = self.network.features(read_images(self.unseen, class_index, plan.fit))
         self.real.add(fit, self.images["real"].features[-1])
         self.samples.append(
@@ -85,22 +87,30 @@ class Trial:
             )
         )
 
+    def again(self, plans: Sequence[ClassPlan], seed: int) -> Images:
+        """Other images of the generator, of every class."""
+        trial, found = replace(self, seed=seed), Images()
+        for c, plan in enumerate(plans):
+            references = read_images(self.unseen, c, plan.references)
+            images = trial._generate("generator", c, references, self.count)
+            few = trial._generate("generator", c, references[: self.shots], min(self.count, len(plan.held_out)))
+            self._look(found, images, self.network.features(few), references)
+        return found
+
+    def _look(self, into: Images, images: Pixels, few: Tensor | None, references: Pixels) -> None:
+        """Keep what the networks say of images; without `few`, some of them stand for those of few references."""
+        features = self.network.features(images)
+        distance = nearest_reference_distance(to_tensor(images), to_tensor(references)).double().mean()
+        lpips = mean_lpips(self.perceptual.embed(images)) if self.perceptual is not None and len(images) > 1 else None
+        into.add(features, features[: self.count] if few is None else few, float(distance), lpips)
+
     def _generate(self, name: str, class_index: int, references: Pixels, count: int) -> Pixels:
         """Images uint8 (count,S,S,3) of one generator, the same for the same seed, class and references."""
-        key = (class_index, len(references))
-        state = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)
-        source = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-        images = self.generators[name](to_tensor(references), count, source)
-        _check_generated(images, (count, 3, *references.shape[1:3]), self.unseen.class_names[class_index])
-        return to_uint8(images)
-
-
-def _check_generated(images: Tensor, shape: Sequence[int], class_name: str) -> None:
-    if not images.is_floating_point():
-        raise TypeError(f"generate: expected floating point in [-1, 1], got {images.dtype}")
-    if images.shape != torch.Size(shape):
-        raise ValueError(f"generate: expected shape {tuple(shape)}, got {tuple(images.shape)}")
-    if images.isnan().any():
-        raise UserError(f"the generator returns NaN for class {class_name!r}: its training went wrong")
-    if images.abs().max() > 1.001:  # a mean of ones may round to a little more than 1
-        raise ValueError(f"generate: expected values in [-1, 1], got {images.min():g} to {images.max():g}")
+        return draw_images(
+            self.generators[name],
+            references,
+            count,
+            seed=self.seed,
+            key=(class_index, len(references)),
+            class_name=self.unseen.class_names[class_index],
+        )

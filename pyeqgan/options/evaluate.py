@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.options.fields import Device, at_least
+
+FeatureKind = Literal["self", "inception"]
+Backbone = Literal["vgg", "alex"]
+Compat = Literal["lofgan", "wavegan"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,23 @@ class EvaluateOptions:
     """Images of each unseen class to generate from; the rest are the real ones to compare with."""
     shots: int | None = None
     """How many references are fused into each image. Default: as in training."""
+    features: FeatureKind = "self"
+    """Compare images in the features of a network trained on the seen classes, kept in --output; or of FID's Inception
+    network, whose numbers compare with published ones."""
     feature_steps: int = 200
-    """Training steps of the network in whose features images are compared."""
+    """Training steps of the network on the seen classes."""
+    lpips: Backbone | None = None
+    """Measure LPIPS, too, with this backbone; papers on few-shot generation report vgg."""
+    weights: Path | None = None
+    """Folder of the weights that inception and lpips need. Default: PYEQGAN_WEIGHTS, then torch.hub's cache."""
+    compat: Compat | None = None
+    """Measure as the script of that paper does. Needs --features inception --lpips vgg."""
+    downstream: FlagCreatePairsOff[bool] = False
+    """Train classifiers of the unseen classes with and without generated images, too."""
+    repeats: int | None = None
+    """Seeds to repeat with: generating, default 1, and --downstream, default 5."""
     seed: int = 0
-    """Seed of everything drawn, and of that network."""
+    """Seed of everything drawn, and of the network on the seen classes."""
     device: Device = "auto"
     """Where to compute; auto is cuda if there is one."""
     force: FlagCreatePairsOff[bool] = False
@@ -44,7 +62,7 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         for name in ("fakes_per_class", "references_per_class", "feature_steps"):
             at_least(name, getattr(self, name), 1)
-        for name in ("seen_classes", "shots"):
+        for name in ("seen_classes", "shots", "repeats"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
         at_least("seed", self.seed, 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from pyeqgan.evaluation.bootstrap import Estimate, bootstrap, bootstrap_mean
+from pyeqgan.evaluation.bootstrap import Estimate, bootstrap, bootstrap_mean, over_seeds
 
 
 def test_one_class_has_no_interval() -> None:
@@ -40,3 +41,19 @@ def test_bias_of_repeated_classes_is_taken_off() -> None:
     assert estimate.interval is not None
     low, high = estimate.interval
     assert low < 20 < high
+
+
+def test_over_seeds_is_students_interval() -> None:
+    # mean 3, standard deviation 1.5811, t(0.975, 4) = 2.7764
+    found = over_seeds([1, 2, 3, 4, 5])
+    assert found.value == 3 and found.interval == pytest.approx((3 - 1.9632, 3 + 1.9632), abs=1e-3)
+    assert over_seeds([2.0]) == Estimate(2.0, None)
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 10, 30])
+def test_the_interval_over_seeds_covers_the_truth(seeds: int) -> None:
+    found = [over_seeds(values).interval for values in torch.randn(4000, seeds).tolist()]
+    covered = sum(low <= 0 <= high for low, high in found if found) / 4000  # type: ignore[misc]
+    deviation = (0.95 * 0.05 / 4000) ** 0.5
+    assert 0.95 - 6 * deviation < covered
+    assert covered < (0.95 + 6 * deviation if seeds <= 10 else 0.99)

@@ -14,14 +14,15 @@ from PIL import Image
 
 from pyeqgan.data import Split
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation import EvaluationResult, FeatureConfig, evaluate_generator, write_page
+from pyeqgan.evaluation import EvaluationResult, FeatureConfig, Protocol, evaluate_generator, write_page
 from pyeqgan.evaluation.generators import copy_reference
 
 
 @pytest.fixture(scope="module")
 def evaluation(split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationResult, Path]:
     folder, quick = tmp_path_factory.mktemp("evaluation"), FeatureConfig(steps=3, batch_size=8)
-    found = evaluate_generator(copy_reference, split, output=folder, shots=2, fakes_per_class=4, features=quick)
+    protocol = Protocol(2, fakes_per_class=4, feature_training=quick)
+    found = evaluate_generator(copy_reference, split, protocol, output=folder)
     return found, folder
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from pyeqgan.evaluation.bootstrap import Estimate
 from pyeqgan.evaluation.diversity import effective_number, mean_pairwise_distance, nearest_neighbour_distance
 from pyeqgan.evaluation.frechet import frechet_distance
+from pyeqgan.evaluation.kernel import kernel_distance
+from pyeqgan.evaluation.manifold import precision_recall
 from pyeqgan.evaluation.result import Scores
 from pyeqgan.evaluation.scores import Images, RealFeatures, differences, score
 
@@ -38,11 +40,17 @@ def images_of(features: list[Tensor]) -> Images:
 
 
 def test_generated_images_meet_all_real_ones(real: RealFeatures) -> None:
-    fakes = [torch.randn(7, 4, dtype=torch.float64) + c for c in range(3)]
+    fakes = [torch.randn(7, 4, dtype=torch.float64) + torch.eye(4)[c].double() * 3 for c in range(3)]
     scores = score("generator", images_of(fakes), real, CLASSES, seed=0)
     assert scores.images == 21
     expected = frechet_distance(torch.cat(fakes), torch.cat([*real.fit, *real.held_out]))
     assert value(scores, "frechet") == pytest.approx(expected, rel=1e-10)
+    everything = torch.cat([*real.fit, *real.held_out])
+    assert value(scores, "kernel") == pytest.approx(kernel_distance(torch.cat(fakes), everything), rel=1e-10)
+    precision, recall = precision_recall(torch.cat(fakes), everything)
+    assert (value(scores, "precision"), value(scores, "recall")) == pytest.approx((precision, recall))
+    assert sum(scores.by_class[c]["precision"] for c in CLASSES) / 3 == pytest.approx(precision)  # type: ignore[misc]
+    assert scores.kernel_subsets is not None and scores.kernel_subsets["size"] == 10  # half of the smaller set
     assert value(scores, "pairwise") == pytest.approx(sum(map(mean_pairwise_distance, fakes)) / 3)
     assert value(scores, "nearest_reference") == pytest.approx(0.1)
     scale = sum(map(nearest_neighbour_distance, real.fit)) / 3
@@ -77,5 +85,5 @@ def test_what_does_not_exist_is_none(real: RealFeatures) -> None:
     images = Images()
     images.add(torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64), 0.5)
     scores = score("generator", images, one, ["a"], seed=0)
-    assert [m for m, e in scores.estimates.items() if e is not None] == ["nearest_reference"]
+    assert [m for m, e in scores.estimates.items() if e is not None] == ["precision", "nearest_reference"]
     assert set(differences(scores, scores, seed=0).values()) == {None}
