@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
         device=device,
         progress=progress,
         force=options.force,
+        subject=subject(checkpoint),
     )
     losses = options.checkpoint / CURVES
     page = write_page(options.output, result, pictures={"Losses of the training": losses} if losses.exists() else {})
@@ -109,6 +111,14 @@ def averaged_generator(checkpoint: Checkpoint) -> EqGANGenerator:
     generator = EqGANGenerator(EqGANConfig.from_dict(checkpoint.about["model"]))
     generator.load_state_dict(checkpoint.parts["ema"])
     return generator.eval()
+
+
+def subject(checkpoint: Checkpoint) -> dict[str, str | int]:
+    """What an evaluation is of: the step, and a checksum of the averaged generator's weights."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(checkpoint.parts["ema"].items()):
+        total.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
+    return {"step": checkpoint.step, "weights": total.hexdigest()[:16]}
 
 
 def data_of(checkpoint: Checkpoint, data: str | None = None, seen_classes: int | None = None) -> Split:

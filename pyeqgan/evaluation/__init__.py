@@ -11,8 +11,9 @@ from pyeqgan.evaluation.inception import InceptionFeatures
 from pyeqgan.evaluation.kernel import kernel_distance, kernel_distance_of_subsets
 from pyeqgan.evaluation.lpips import LPIPS, mean_lpips
 from pyeqgan.evaluation.manifold import precision_recall
-from pyeqgan.evaluation.page import write_page
+from pyeqgan.evaluation.page import sections, write_page
 from pyeqgan.evaluation.protocol import Protocol
+from pyeqgan.evaluation.reading import read_result
 from pyeqgan.evaluation.result import Downstream, EvaluationResult, Scores
 
 __all__ = [
@@ -37,5 +38,7 @@ __all__ = [
     "mean_pairwise_distance",
     "nearest_reference_distance",
     "precision_recall",
+    "read_result",
+    "sections",
     "write_page",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def evaluate_generator(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
     force: bool = False,
+    subject: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """Evaluate a generator on the unseen classes, beside copying, the pixel mean and real images.
 
@@ -58,6 +60,7 @@ def evaluate_generator(
         device: where the networks run.
         progress: told what is being done.
         force: replace an earlier evaluation in `output`.
+        subject: what is evaluated, JSON, to be kept with the result: of a run its step and weights.
 
     Raises:
         UserError: a class that is too small, weights that are missing or wrong, a library that is not installed, a
@@ -89,7 +92,7 @@ def evaluate_generator(
     scores = _scores(trial, plans, protocol, progress)
     result = EvaluationResult(
         note=NOTES[protocol.features],
-        settings={**asdict(protocol), "device": str(device), "image_size": unseen.image_size},
+        settings={**asdict(protocol), "device": str(device), "image_size": unseen.image_size, "subject": subject},
         versions={
             "pyeqgan": pyeqgan.__version__,
             "torch": torch.__version__,

@@ -34,14 +34,18 @@ def write_page(
     Raises:
         UserError: a picture cannot be read, or the page not be written.
     """
-    shown = {"References and what was made of them": output / SAMPLES}
-    if (output / CHART).exists():
-        shown["Metrics with 95 % intervals"] = output / CHART
-    shown |= pictures or {}
-    samples, *others = (pages.figure(caption, pages.read_picture(path)) for caption, path in shown.items())
-    sections = [
+    others = (pages.figure(caption, pages.read_picture(path)) for caption, path in (pictures or {}).items())
+    page = output / PAGE
+    write_whole(page, pages.document(title, "\n".join([sections(output, result), *others])).encode())
+    return page
+
+
+def sections(output: Path, result: EvaluationResult) -> str:
+    """What a page tells of an evaluation: verdict, samples, tables, chart, explanations; see `write_page`."""
+    chart = output / CHART
+    told = [
         f'<p class="verdict">{escape(result.verdict())}</p>',
-        samples,
+        pages.figure("References and what was made of them", pages.read_picture(output / SAMPLES)),
         "<h2>Beside the trivial generators</h2>",
         _table(result),
         f"<p><small>In brackets: 95 % bootstrap intervals over the {len(result.classes)} unseen classes. "
@@ -49,15 +53,14 @@ def write_page(
         "" if result.draws is None else _draws(result, result.draws),
         "" if result.downstream is None else _downstream(result.downstream),
         "" if result.published is None else _published(result, result.published),
-        *others,
+        _by_class(result),
+        pages.figure("Metrics with 95 % intervals", pages.read_picture(chart)) if chart.exists() else "",
         "<h2>What the numbers can and cannot show</h2>",
         f"<dl>{''.join(_explanation(metric) for metric in result.metrics().values())}</dl>",
         "<h2>How it was measured</h2>",
         f"<p>{escape(_setup(result))}</p>",
     ]
-    page = output / PAGE
-    write_whole(page, pages.document(title, "\n".join(filter(None, sections))).encode())
-    return page
+    return "\n".join(filter(None, told))
 
 
 def _table(result: EvaluationResult) -> str:
@@ -90,6 +93,18 @@ def _number(estimate: Estimate | None) -> str:
         return f"{estimate.value:.3g}"
     low, high = estimate.interval
     return f"{estimate.value:.3g} <small>[{low:.3g}, {high:.3g}]</small>"
+
+
+def _by_class(result: EvaluationResult) -> str:
+    """The generator's numbers in each class, as far as they are defined within one."""
+    classes = result.scores["generator"].by_class
+    metrics = {key: metric for key, metric in result.metrics().items() if key in next(iter(classes.values()))}
+    rows = (
+        [name, *("–" if numbers[key] is None else f"{numbers[key]:.3g}" for key in metrics)]
+        for name, numbers in classes.items()
+    )
+    table = pages.table(["generator, by class", *(metric.title for metric in metrics.values())], rows)
+    return f"<details><summary>Class by class</summary>{table}</details>"
 
 
 def _draws(result: EvaluationResult, draws: Mapping[str, Estimate]) -> str:

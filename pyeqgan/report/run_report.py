@@ -15,15 +15,15 @@ from pyeqgan import info
 from pyeqgan.data import ImageClasses, Split, to_tensor, to_uint8
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation import Progress
-from pyeqgan.evaluation.folder import write_whole
+from pyeqgan.evaluation import Progress, read_result, sections
+from pyeqgan.evaluation.folder import METRICS, write_whole
 from pyeqgan.models import EqGANGenerator
 from pyeqgan.options import ReportOptions, TrainOptions, flag
 from pyeqgan.pages import document, figure, image, settings, table
 from pyeqgan.report.nearest import Nearest, nearest_images
 from pyeqgan.report.pictures import nearest_picture, png
 from pyeqgan.report.through_time import through_time
-from pyeqgan.trained import averaged_generator, data_of
+from pyeqgan.trained import averaged_generator, data_of, subject
 from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.pictures import loss_curves
@@ -54,11 +54,12 @@ def write_run_report(options: ReportOptions, report: Report, progress: Progress 
     config, metrics = read_config(options.run), RunFolder(options.run).metrics()
     checkpoint = load_latest(options.run, report, ["ema"])
     generator = averaged_generator(checkpoint).to(resolve_device(options.device))
-    sections = [_summary(config, checkpoint, generator, metrics), through_time(options.run / "samples")]
+    parts = [_summary(config, checkpoint, generator, metrics), through_time(options.run / "samples")]
+    parts.append(_evaluation(options, checkpoint))
     if options.samples:
-        sections.append(_memory(_compare(generator, _data(checkpoint, options), options, progress)))
-    sections += [_losses(metrics), _configuration(config), _environment()]
-    write_whole(page, document(f"Run {options.run.resolve().name}", "\n".join(sections)).encode())
+        parts.append(_memory(_compare(generator, _data(checkpoint, options), options, progress)))
+    parts += [_losses(metrics), _configuration(config), _environment()]
+    write_whole(page, document(f"Run {options.run.resolve().name}", "\n".join(parts)).encode())
     return page
 
 
@@ -81,6 +82,18 @@ def _data(checkpoint: Checkpoint, options: ReportOptions) -> Split:
         return data_of(checkpoint, options.data, seen)
     except UserError as error:
         raise UserError(f"{error} (--samples 0 does without the data)") from error
+
+
+def _evaluation(options: ReportOptions, checkpoint: Checkpoint) -> str:
+    folder = options.evaluation or options.run / "evaluation"
+    if options.evaluation is None and not (folder / METRICS).exists():
+        return "<h2>Evaluation</h2>\n<p>Not evaluated yet: pyeqgan evaluate does it.</p>"
+    result = read_result(folder)
+    of, now = result.settings["subject"], subject(checkpoint)
+    if of is None or (of["step"] == now["step"] and of != now):
+        raise UserError(f"the evaluation in {folder} is not of this run: --evaluation names another folder")
+    later = "" if of == now else f", {int(now['step']) - of['step']:+} steps since then"
+    return f"<h2>Evaluation of step {of['step']}{later}</h2>\n{sections(folder, result)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pyeqgan.report.through_time import MOST
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return runs.write_photos(tmp_path_factory.mktemp("data") / "photos")
+    return runs.write_photos(tmp_path_factory.mktemp("data") / "photos", classes=5, images=7)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,43 @@ def test_everything_of_the_run_is_on_the_page(capsys, run):
     assert_whole(html)
     assert "<h1>Run run &amp; more</h1>" in html and "3 of 3 steps on 3 classes" in html
     assert re.findall(r"<figcaption>step (\d+):", html) == ["1", "2", "3"]
+    assert "Not evaluated yet" in html
     assert html.count("<img") == 3 + 1 + 1  # grids, nearest images, curves
     assert re.search(r"nearest to generated images</th><td class=\"number\">0\.\d{3}</td>", html)
     assert "<th>generator/reconstruction</th>" in html and "<th>--penalty-every</th><td>1</td>" in html
     assert "--steps 3" in html and "--no-flip" not in html and "bilateral_propagation" in html
+
+
+def evaluate(capsys, run, output, **settings):
+    settings = {"fakes-per-class": 4, "feature-steps": 2, "references-per-class": 3, **settings}
+    flags = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+    assert cli.main(["evaluate", "--checkpoint", str(run), "--output", str(output), *flags]) == 0
+    capsys.readouterr()
+
+
+def test_an_evaluation_is_part_of_it_if_it_is_of_this_run(capsys, run, trained, photos, tmp_path):
+    evaluate(capsys, run, run / "evaluation", shots=2)
+    assert report(capsys, run)[0] == 0
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert_whole(html)
+    assert "<h2>Evaluation of step 3</h2>" in html and "Class by class" in html and "Distinct images" in html
+
+    metrics = run / "evaluation" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"step": 3', '"step": 2'))
+    assert report(capsys, run, "--force")[0] == 0
+    assert "<h2>Evaluation of step 2, +1 steps since then</h2>" in (run / "report.html").read_text(encoding="utf-8")
+
+    other = tmp_path / "other"
+    assert runs.run(photos, other, steps=3, seed=1)[0] == 0
+    status, _, err = report(capsys, other, "--evaluation", trained)
+    assert status == 2 and "no evaluation in" in err and err.count("\n") == 1
+    metrics.write_text(metrics.read_text().replace('"step": 2', '"step": 3'))
+    status, _, err = report(capsys, other, "--evaluation", run / "evaluation")
+    assert status == 2 and "is not of this run" in err and err.count("\n") == 1
+    for damage in ("{", "[]", '{"scores": {}}'):
+        metrics.write_text(damage)
+        status, _, err = report(capsys, run, "--force")
+        assert status == 2 and "is damaged, or of another version" in err and err.count("\n") == 1
 
 
 def test_a_page_is_replaced_only_with_force(capsys, run, tmp_path):

@@ -1,0 +1,56 @@
+"""An evaluation that was made before, read from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyeqgan.errors import UserError
+from pyeqgan.evaluation.bootstrap import Estimate
+from pyeqgan.evaluation.folder import METRICS
+from pyeqgan.evaluation.published import Published, Row
+from pyeqgan.evaluation.result import Downstream, EvaluationResult, Scores
+
+
+def read_result(folder: Path) -> EvaluationResult:
+    """What `evaluate_generator` left in a folder; UserError if there is nothing, or it cannot be read as such."""
+    file = folder / METRICS
+    try:
+        return _result(json.loads(file.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"no evaluation in {folder}: expected a folder with {METRICS}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged, or of another version of pyeqgan: evaluate again") from error
+
+
+def _result(values: dict[str, Any]) -> EvaluationResult:
+    downstream, published, draws = (values.pop(name) for name in ("downstream", "published", "draws"))
+    numbers = ("without", "with_generated", "difference")
+    return EvaluationResult(
+        scores={
+            name: Scores(**{**scores, "estimates": _estimates(scores["estimates"])})
+            for name, scores in values.pop("scores").items()
+        },
+        generator_minus_copy=_estimates(values.pop("generator_minus_copy")),
+        draws=None if draws is None else {name: _estimate(about) for name, about in draws.items()},
+        downstream=downstream and Downstream(**{**downstream, **{n: _estimate(downstream[n]) for n in numbers}}),
+        published=published and Published(published["data"], tuple(map(_row, published["rows"]))),
+        **values,
+    )
+
+
+def _estimates(values: Mapping[str, Any]) -> dict[str, Estimate | None]:
+    return {name: None if about is None else _estimate(about) for name, about in values.items()}
+
+
+def _estimate(about: Mapping[str, Any]) -> Estimate:
+    low_high = about["interval"]
+    return Estimate(about["value"], None if low_high is None else (low_high[0], low_high[1]))
+
+
+def _row(about: Mapping[str, Any]) -> Row:
+    return Row(**{**about, "confirmed": tuple(about["confirmed"])})
