@@ -15,10 +15,11 @@ from pyeqgan.data import Split, open_data, to_tensor, to_uint8
 from pyeqgan.data.folders import read_image
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation import FeatureConfig, Protocol, evaluate_generator, write_page
-from pyeqgan.evaluation.classify import Progress
+from pyeqgan.files import writing
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
-from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest, writing
+from pyeqgan.telling import Progress, Report
+from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, square_columns
 from pyeqgan.training.run_folder import CURVES

@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from pyeqgan.files import write_whole, writing
+
 TOLERANCE = 1e-4
 SHIPPED = Path(__file__).parent / "recorded"
 
@@ -77,17 +79,16 @@ class Gpu:
 
 
 def keep(gpu: Gpu, verdicts: list[Verdict]) -> Path:
-    """Write a record, whole or not at all; returns its file. OSError if that fails."""
+    """Write a record; returns its file. UserError if that fails."""
     path = _file(gpu)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         **dataclasses.asdict(gpu),
         "date": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
         "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
     }
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(record, indent=1))
-    unfinished.replace(path)
+    write_whole(path, json.dumps(record, indent=1).encode())
     return path
 
 

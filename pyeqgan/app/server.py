@@ -18,8 +18,9 @@ from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
 from pyeqgan.models import EqGANGenerator
 from pyeqgan.options import AppOptions
+from pyeqgan.telling import Report
 from pyeqgan.trained import averaged_generator
-from pyeqgan.training.checkpoint import Report, load_latest
+from pyeqgan.training.checkpoint import load_latest
 from pyeqgan.training.device import resolve_device
 
 if TYPE_CHECKING:

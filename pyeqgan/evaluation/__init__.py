@@ -1,7 +1,7 @@
 """Evaluation on unseen classes: how far generated images are from real ones, and from copying the references."""
 
 from pyeqgan.evaluation.bootstrap import Estimate
-from pyeqgan.evaluation.classify import FeatureConfig, Progress
+from pyeqgan.evaluation.classify import FeatureConfig
 from pyeqgan.evaluation.diversity import effective_number, mean_pairwise_distance, nearest_reference_distance
 from pyeqgan.evaluation.downstream import DownstreamConfig, classify_downstream
 from pyeqgan.evaluation.evaluate import evaluate_generator
@@ -15,6 +15,7 @@ from pyeqgan.evaluation.page import sections, write_page
 from pyeqgan.evaluation.protocol import Protocol
 from pyeqgan.evaluation.reading import read_result
 from pyeqgan.evaluation.result import Downstream, EvaluationResult, Scores
+from pyeqgan.telling import Progress
 
 __all__ = [
     "LPIPS",

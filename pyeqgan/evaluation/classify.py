@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +13,7 @@ from pyeqgan.data import ImageClasses, to_tensor
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.features import FeatureNetwork
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+from pyeqgan.telling import Progress
 
 
 @dataclass(frozen=True)

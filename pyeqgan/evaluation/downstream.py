@@ -14,12 +14,13 @@ from torch import nn
 from pyeqgan.data import ImageClasses, to_tensor
 from pyeqgan.data.images import Pixels
 from pyeqgan.evaluation.bootstrap import over_seeds
-from pyeqgan.evaluation.classify import Progress, augmented, read_images
+from pyeqgan.evaluation.classify import augmented, read_images
 from pyeqgan.evaluation.features import BATCH, FEATURES, FeatureNetwork
 from pyeqgan.evaluation.generators import Generate, draw_images
 from pyeqgan.evaluation.result import Downstream
 from pyeqgan.evaluation.trial import plan_class
 from pyeqgan.evaluation.variants import shuffled
+from pyeqgan.telling import Progress
 
 REPEATS = 5
 

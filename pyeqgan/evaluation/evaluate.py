@@ -15,7 +15,7 @@ import pyeqgan
 from pyeqgan.data import Split
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.bootstrap import Estimate, over_seeds
-from pyeqgan.evaluation.classify import Progress, check_seen
+from pyeqgan.evaluation.classify import check_seen
 from pyeqgan.evaluation.downstream import REPEATS, classify_downstream
 from pyeqgan.evaluation.feature_cache import feature_network
 from pyeqgan.evaluation.features import FeatureNetwork
@@ -30,6 +30,7 @@ from pyeqgan.evaluation.result import NOTES, Downstream, EvaluationResult, Score
 from pyeqgan.evaluation.scores import differences, score
 from pyeqgan.evaluation.trial import ClassPlan, Trial, plan_class
 from pyeqgan.evaluation.variants import shuffled, with_replacement
+from pyeqgan.telling import Progress
 
 
 def evaluate_generator(

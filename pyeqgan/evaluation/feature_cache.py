@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pyeqgan.data import ImageClasses
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation.classify import FeatureConfig, Progress, train_feature_network
+from pyeqgan.evaluation.classify import FeatureConfig, train_feature_network
 from pyeqgan.evaluation.features import CHANNELS, FeatureNetwork
-from pyeqgan.evaluation.folder import write_whole
+from pyeqgan.files import write_whole
+from pyeqgan.telling import Progress
 
 FORMAT = 1
 DIGEST = "__sha256__"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyeqgan.errors import UserError
-from pyeqgan.training.checkpoint import write_durably, writing
+from pyeqgan.files import writing
 
 METRICS = "metrics.json"
 SAMPLES = "samples.png"
@@ -28,19 +28,3 @@ def make_room(output: Path, *, force: bool) -> None:
             raise UserError(f"{output} already holds {earlier[0].name}: --force replaces an earlier evaluation")
         for path in earlier:
             path.unlink()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write or replace a file, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written, for example because the disk is full.
-    """
-    unfinished = path.with_name(f".{path.name}")
-    with writing(path):
-        try:
-            write_durably(unfinished, data)
-            unfinished.replace(path)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pyeqgan import pages
 from pyeqgan.evaluation.bootstrap import Estimate
-from pyeqgan.evaluation.folder import CHART, PAGE, SAMPLES, write_whole
+from pyeqgan.evaluation.folder import CHART, PAGE, SAMPLES
 from pyeqgan.evaluation.published import Published, Row
 from pyeqgan.evaluation.result import TITLES, Downstream, EvaluationResult, Metric
+from pyeqgan.files import write_whole
 
 
 def write_page(

@@ -11,8 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pyeqgan.data.images import Pixels
-from pyeqgan.evaluation.folder import CHART, METRICS, SAMPLES, write_whole
+from pyeqgan.evaluation.folder import CHART, METRICS, SAMPLES
 from pyeqgan.evaluation.result import TITLES, EvaluationResult
+from pyeqgan.files import write_whole
 
 MOST_ROWS = 10
 LEAST_TILE, LARGEST_TILE = 96, 128

@@ -13,12 +13,13 @@ from pyeqgan.errors import UserError
 from pyeqgan.evaluation.folder import METRICS
 from pyeqgan.export.onnx import export_onnx
 from pyeqgan.export.program import LEAST_DYNAMIC_SHOTS, export_program
+from pyeqgan.files import new_folder
 from pyeqgan.models import EqGANGenerator, model_card
-from pyeqgan.models.new_folder import new_folder
 from pyeqgan.models.pretrained import FILES, write_about
 from pyeqgan.options import ExportOptions
+from pyeqgan.telling import Report
 from pyeqgan.trained import averaged_generator
-from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest
+from pyeqgan.training.checkpoint import Checkpoint, load_latest
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 OURS = (*FILES, PROGRAM, ONNX)

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pyeqgan.errors import UserError
+from pyeqgan.files import new_folder
 from pyeqgan.models.card import model_card
-from pyeqgan.models.new_folder import new_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -15,16 +15,18 @@ from pyeqgan import info
 from pyeqgan.data import ImageClasses, Split, to_tensor, to_uint8
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation import Progress, read_result, sections
-from pyeqgan.evaluation.folder import METRICS, write_whole
+from pyeqgan.evaluation import read_result, sections
+from pyeqgan.evaluation.folder import METRICS
+from pyeqgan.files import write_whole
 from pyeqgan.models import EqGANGenerator
 from pyeqgan.options import ReportOptions, TrainOptions, flag
 from pyeqgan.pages import document, figure, image, settings, table
 from pyeqgan.report.nearest import Nearest, nearest_images
 from pyeqgan.report.pictures import nearest_picture, png
 from pyeqgan.report.through_time import through_time
+from pyeqgan.telling import Progress, Report
 from pyeqgan.trained import averaged_generator, data_of, subject
-from pyeqgan.training.checkpoint import Checkpoint, Report, load_latest
+from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.pictures import loss_curves
 from pyeqgan.training.run_folder import RunFolder, read_config

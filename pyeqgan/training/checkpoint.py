@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pyeqgan.errors import UserError
+from pyeqgan.files import flush_folder, write_durably, writing
+from pyeqgan.telling import Report
 
 PARTS = ("generator", "discriminator", "ema", "training")
 MANIFEST = "manifest.json"
 FORMAT = 1
 KEEP = 2
 
-Report = Callable[[str], None]
 Parts = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -86,9 +85,9 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, about: Mapping[str, A
             manifest = {"format": FORMAT, "step": step, "parts": sums, "about": about}
             text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1, ensure_ascii=False)
             write_durably(unfinished / MANIFEST, text.encode())
-            _flush_folder(unfinished)
+            flush_folder(unfinished)
             unfinished.rename(path)
-            _flush_folder(folder)
+            flush_folder(folder)
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -164,23 +163,6 @@ def remove_checkpoint(path: Path) -> None:
         path.rmdir()
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within: an `OSError`, such as a full disk, becomes a `UserError` of one line that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     try:
@@ -199,12 +181,3 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _flush_folder(path: Path) -> None:
-    """Make new names in a folder survive a crash of the machine."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recorded
 
 from pyeqgan.data import Episode
-from pyeqgan.training.checkpoint import Report, write_durably, writing
+from pyeqgan.files import write_durably, writing
+from pyeqgan.telling import Report
 from pyeqgan.training.engine import Engine
 from pyeqgan.training.progress import Waiting
 

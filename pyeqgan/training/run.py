@@ -15,8 +15,9 @@ from pyeqgan.data import Episode, EpisodeSampler, Split, open_data, prefetch, to
 from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.options import Device, TrainOptions
+from pyeqgan.telling import Report
 from pyeqgan.training import memory
-from pyeqgan.training.checkpoint import Checkpoint, Report, checkpoints, load_latest
+from pyeqgan.training.checkpoint import Checkpoint, checkpoints, load_latest
 from pyeqgan.training.device import deterministic_algorithms
 from pyeqgan.training.engine import Engine, launch, learning_rate, model_config
 from pyeqgan.training.pictures import Pixels, beside, image_grid, loss_curves

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,19 +13,11 @@ from PIL import Image
 
 from pyeqgan import __version__
 from pyeqgan.errors import UserError
+from pyeqgan.files import locked, write_whole, writing
 from pyeqgan.options import TrainOptions
+from pyeqgan.telling import Report
 from pyeqgan.training import tensorboard
-from pyeqgan.training.checkpoint import (
-    Checkpoint,
-    Parts,
-    Report,
-    checkpoints,
-    load_latest,
-    remove_checkpoint,
-    save_checkpoint,
-    write_durably,
-    writing,
-)
+from pyeqgan.training.checkpoint import Checkpoint, Parts, checkpoints, load_latest, remove_checkpoint, save_checkpoint
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -48,7 +38,7 @@ class RunFolder:
     def write_config(self, options: TrainOptions) -> None:
         """Keep the configuration as YAML, beside the version that ran it."""
         text = yaml.safe_dump({"pyeqgan": __version__, **options.to_dict()}, sort_keys=False)
-        self._replace(CONFIG, text.encode())
+        write_whole(self.path / CONFIG, text.encode())
 
     def save(self, step: int, parts: Parts, about: Mapping[str, Any]) -> Path:
         """Write a checkpoint; see `save_checkpoint`."""
@@ -88,7 +78,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the metrics of the steps after `step`, which a resumed run takes again."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-        self._replace(METRICS, "".join(kept).encode())
+        write_whole(self.path / METRICS, "".join(kept).encode())
 
     def save_sample(self, step: int, picture: Image.Image) -> Path:
         """Keep a grid of samples as `samples/step_….png`."""
@@ -100,7 +90,7 @@ class RunFolder:
 
     def save_curves(self, png: bytes) -> None:
         """Keep the picture of the losses as `losses.png`."""
-        self._replace(CURVES, png)
+        write_whole(self.path / CURVES, png)
 
     def clear(self) -> None:
         """Remove what runs made here, and no other file."""
@@ -122,14 +112,6 @@ class RunFolder:
             for emptied in (self.path / "samples", self.path / PROFILE, self.path / tensorboard.FOLDER, folder):
                 if emptied.is_dir() and not any(emptied.iterdir()):
                     emptied.rmdir()
-
-    def _replace(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all."""
-        path = self.path / name
-        unfinished = path.with_name(f".{name}")
-        with writing(path):
-            write_durably(unfinished, data)
-            unfinished.replace(path)
 
 
 @contextmanager
@@ -190,20 +172,6 @@ def _make_room(run: RunFolder, force: bool) -> None:
         raise UserError(f"{run.path} already holds a run: --resume continues it, --force replaces it")
     _read_yaml(run.path / CONFIG)  # refuses a folder whose config.yaml is not ours
     run.clear()
-
-
-@contextmanager
-def locked(path: Path, command: str) -> Iterator[None]:
-    """Within: the folder is this command's alone. The lock is the kernel's, so a killed process leaves none behind."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{path} is in use by another pyeqgan {command}") from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _unused(path: Path) -> Path:

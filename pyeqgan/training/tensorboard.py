@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pyeqgan.errors import UserError
-from pyeqgan.training.checkpoint import writing
+from pyeqgan.files import writing
 
 FOLDER = "tensorboard"
 EVENTS = "events.out.tfevents.*"

@@ -13,7 +13,7 @@ from builds import contents, make
 from pyeqgan.data import ArchiveClasses, BuiltClasses, FolderClasses, open_data
 from pyeqgan.data.built import Manifest, damage, read_manifest
 from pyeqgan.errors import UserError
-from pyeqgan.training.run_folder import locked
+from pyeqgan.files import locked
 
 COUNTS = {"b": 5, "a": 3, "d": 4, "c": 6}
 

@@ -22,11 +22,9 @@ from pyeqgan.data.building.plan import Plan, make_plan
 from pyeqgan.data.built import IMAGES, MANIFEST, SOURCES, Manifest, file_digest, is_built, read_manifest
 from pyeqgan.data.images import check_image_size
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation.classify import Progress
-from pyeqgan.evaluation.folder import write_whole
+from pyeqgan.files import locked, write_whole, writing
 from pyeqgan.options.data_build import DataBuildOptions
-from pyeqgan.training.checkpoint import Report, writing
-from pyeqgan.training.run_folder import locked
+from pyeqgan.telling import Progress, Report
 
 PLAN = "plan.sha256"
 SPARE = 2**26  # bytes of disk to leave free

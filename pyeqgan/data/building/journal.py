@@ -25,9 +25,9 @@ from pyeqgan.data.built import IMAGES, SOURCES
 from pyeqgan.data.folders import decode_image
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation.classify import Progress
+from pyeqgan.files import writing
 from pyeqgan.options.data_build import DataBuildOptions
-from pyeqgan.training.checkpoint import Report, writing
+from pyeqgan.telling import Progress, Report
 
 HEADER = 128  # bytes left for the header of a .npy file, which NumPy makes a multiple of 64
 

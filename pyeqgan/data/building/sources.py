@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pyeqgan.data.images import reason
 from pyeqgan.data.listing import SUFFIXES, class_folders, images_in
 from pyeqgan.errors import UserError
-from pyeqgan.training.checkpoint import writing
+from pyeqgan.files import writing
 
 LARGEST_FILE = 2**28  # bytes of one image's file
 # Images hardly compress: an archive that grows more is made to fill a disk.

@@ -15,10 +15,9 @@ from pyeqgan.data.inspection.findings import Findings, findings
 from pyeqgan.data.inspection.look import Look, look
 from pyeqgan.data.inspection.sheet import contact_sheet
 from pyeqgan.errors import UserError
-from pyeqgan.evaluation.classify import Progress
-from pyeqgan.evaluation.folder import write_whole
+from pyeqgan.files import write_whole, writing
 from pyeqgan.options.data_inspect import DataInspectOptions
-from pyeqgan.training.checkpoint import Report, writing
+from pyeqgan.telling import Progress, Report
 
 LOOK_SIZE = 64  # pixels: what is decoded, hashed and shown
 JSON, SHEET = "inspect.json", "contact_sheet.png"
