@@ -33,9 +33,10 @@ install: $(STAMP) ## make .venv with pyeqgan (editable, compiled) and the develo
 # Interrupted, it continues where it was.
 DEMO := --data embedded --image-size 32 --width 0.25 --batch-size 8 --steps 420 --learning-rate 4e-4 \
 	--reconstruction-weight 10 --penalty-every 4 --checkpoint-every 100 --sample-every 100 --ema-decay 0.99
-demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave demo/evaluation/index.html (minutes)
+demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave demo/report.html (minutes)
 	$(BIN)/pyeqgan train --output demo $(DEMO) $$(test ! -e demo/config.yaml || echo --resume)
 	$(BIN)/pyeqgan evaluate --checkpoint demo --output demo/evaluation --fakes-per-class 32 --force
+	$(BIN)/pyeqgan report demo --force
 
 test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto $(ARGS)
