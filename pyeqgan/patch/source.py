@@ -1,0 +1,143 @@
+"""Whether a module's ``forward`` may be read as a graph: whether a graph can hold everything it does.
+
+Symbolic tracing runs the code once, with stand-ins for the tensors, and sees only what happens to these. What else the
+code reads or changes would be frozen or lost without a word, so it is looked for in the code itself: a forward is read
+only where there is nothing of the kind. What it may read, besides its inputs, is torch, its submodules, parameters
+and buffers, and plain constants of the module, which the swap goes on watching (:func:`constants`).
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import math
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+AUTHORS_FORWARD = "_authors_forward"  # where a swapped container's class keeps the forward it replaces
+
+_BUILTINS = frozenset(
+    {"abs", "dict", "enumerate", "float", "int", "len", "list", "max", "min", "range", "reversed", "sum", "super"}
+    | {"tuple", "zip", "True", "False", "None"}
+)
+# What torch would answer while the graph is being read, not when it runs; and what no graph records.
+_STATE = frozenset(
+    {"is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "get_default_dtype", "is_scripting"}
+    | {"is_tracing", "is_compiling", "is_available", "device_count", "checkpoint", "training", "is_deterministic"}
+    | {"initial_seed", "get_rng_state", "set_rng_state", "manual_seed", "seed", "Generator", "requires_grad_"}
+)
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format)
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why a module's forward must not be read as a graph, or None where it may."""
+    kind = type(module)
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    if kind.__call__ is not nn.Module.__call__ or kind.__getattr__ is not nn.Module.__getattr__:
+        return "it overrides __call__ or __getattr__"
+    if _forward(module) is nn.Sequential.forward:
+        return None
+    if kind.__module__.partition(".")[0] == "torch":
+        return "it is one of torch's own layers"
+    return next((reason for function in _functions(module) for reason in _refusals(function, module)), None)
+
+
+def constants(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes that the module's forward may read: the graph holds while they stay as they are."""
+    if _forward(module) is nn.Sequential.forward:
+        return {}
+    names = {name for function in _functions(module) for code in _codes(function.__code__) for name in code.co_names}
+    return {name: value for name in names if _is_constant(value := _attribute(module, name))}
+
+
+def _forward(module: nn.Module) -> Any:
+    return getattr(type(module), AUTHORS_FORWARD, type(module).forward)
+
+
+_ABSENT = object()
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    return vars(module).get(name, getattr(type(module), name, _ABSENT))
+
+
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_constant(v) for v in value)
+    return type(value) in _CONSTANTS
+
+
+def _functions(module: nn.Module) -> Iterator[FunctionType]:
+    """The module's forward and the methods of its class that may be called from there."""
+    waiting, seen = [_forward(module)], {"forward"}
+    while waiting:
+        function = waiting.pop()
+        if not isinstance(function, FunctionType):
+            continue
+        yield function
+        for code in _codes(function.__code__):
+            for name in code.co_names:
+                value = _attribute(module, name)
+                if isinstance(value, FunctionType) and name not in seen and not _is_torchs(value):
+                    seen.add(name)
+                    waiting.append(value)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _refusals(function: FunctionType, module: nn.Module) -> Iterator[str]:
+    where = f"its {function.__name__}"
+    outside = set(function.__code__.co_freevars) - {"__class__"}
+    if outside:
+        yield f"{where} reads {', '.join(sorted(outside))} from around it (a decorator or an inner class)"
+    if function.__code__.co_flags & 0x0C:
+        yield f"{where} takes *args or **kwargs"
+    for code in _codes(function.__code__):
+        for step in dis.get_instructions(code):
+            yield from _refused_step(step, where, function)
+        for name in code.co_names:
+            if name in _STATE:
+                yield f"{where} asks for {name}"
+            value = _attribute(module, name)
+            if not (value is _ABSENT or _is_constant(value) or isinstance(value, FunctionType | nn.Module | Tensor)):
+                if _is_torchs(value):
+                    continue
+                yield f"{where} reads {name}, a {type(value).__name__}, which may change"
+
+
+def _refused_step(step: dis.Instruction, where: str, function: FunctionType) -> Iterator[str]:
+    name = step.opname
+    if name in ("STORE_ATTR", "DELETE_ATTR"):
+        yield f"{where} assigns {step.argval}"
+    elif name in ("STORE_GLOBAL", "IMPORT_NAME"):
+        yield f"{where} touches the global {step.argval}"
+    elif "WITH" in name or name == "LOAD_SPECIAL":
+        yield f"{where} has a with statement"
+    elif name in ("PUSH_EXC_INFO", "SETUP_FINALLY", "YIELD_VALUE", "RETURN_GENERATOR"):
+        yield f"{where} catches exceptions or is a generator"
+    elif name.startswith("INPLACE_") or (name == "BINARY_OP" and step.argrepr.endswith("=")):
+        yield f"{where} changes a value in place ({step.argrepr or name})"
+    elif name in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if step.argval in function.__globals__:
+            value = function.__globals__[step.argval]
+            if not _is_torchs(value):
+                yield f"{where} uses {step.argval}, which is not torch's"
+        elif step.argval not in _BUILTINS or not hasattr(builtins, step.argval):
+            yield f"{where} uses {step.argval}"
+
+
+def _is_torchs(value: Any) -> bool:
+    if value is math:
+        return True
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+    return home.partition(".")[0] == "torch" and (isinstance(value, ModuleType) or callable(value))

@@ -1,0 +1,141 @@
+"""`accelerate`: let the kernels compute what they can of an existing model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from pyeqgan.errors import UserError
+from pyeqgan.patch import layers, program, tracing
+from pyeqgan.patch.matching import Found, Near
+from pyeqgan.patch.program import Program
+from pyeqgan.patch.report import Left, Report, Swapped
+from pyeqgan.patch.verify import compare, observe
+
+
+def accelerate(model: nn.Module, *, verify: bool = False, inputs: Sequence[Any] = ()) -> Report:
+    """Let the kernels compute what they can of an existing model, in place, with the same results.
+
+    Recognised by their structure, whatever their classes are called:
+
+    - nearest upsampling by two (before or after it a concatenation with a skip connection), reflect padding,
+      3×3 convolution, batch or instance norm, activation: `skip_decoder_block`;
+    - activation, padding, 3×3 convolution of 32 channels or more, as in activation-first residual blocks:
+      `activated_conv2d`;
+    - whole modules that compute a local fusion, a bilateral propagation or a contrastive loss.
+
+    The forwards are read by symbolic tracing (:mod:`torch.fx`), each in the smallest module that holds a whole chain;
+    that module then runs the same graph with the kernel in it. Parameters, buffers, submodules, names, hooks and
+    optimisers stay what they are, spectral norm goes on as before, and deep copies and pickles are accelerated, too.
+    A forward that does what a graph cannot hold (random numbers, attributes it assigns, ``with``, globals, …) is
+    left alone. Where a call is not what was read, later, it goes the old way: when a layer has been replaced, has
+    changed or got a hook, when an input is None, under forward-mode differentiation, on devices without a kernel.
+
+    Differences that remain: float rounding; the kernels take the memory format of their input; and a block without a
+    norm keeps its output for the backward pass, so that writing over it in place is an error there.
+
+    Args:
+        model: to be changed; it keeps its class, up to a subclass of the same name inside.
+        verify: compare outputs, gradients and buffers before and after on ``inputs``, and undo if they differ.
+        inputs: positional arguments of the model for ``verify``.
+
+    Returns:
+        What was swapped, what was left and why; its ``undo()`` reverses everything.
+
+    Raises:
+        UserError: ``verify`` without ``inputs``, or ``model`` is not a module.
+        VerificationError: the accelerated model differs; it has been restored.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"accelerate: model: expected a torch.nn.Module, got {type(model).__name__}")
+    if verify and not inputs:
+        raise UserError("accelerate: verify: expected example inputs (inputs=(…)), got none")
+    if not verify:
+        return _Search(model).run()
+    before = observe(model, inputs)
+    report = _Search(model).run()
+    try:
+        report.error = compare(before, observe(model, inputs))
+    except BaseException:
+        report.undo()
+        raise
+    return report
+
+
+class _Search:
+    """One walk through a model, smallest containers first: the less of a forward is replaced, the better."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.names = {module: name for name, module in model.named_modules()}
+        self.taken: set[nn.Module] = set()
+        self.report = Report([], [])
+        self.near: dict[nn.Module, list[Left]] = {}
+
+    def run(self) -> Report:
+        """Decoder blocks first: they reach over several modules, where a convolution by itself is one's own."""
+        for operation in ("skip_decoder_block", None):
+            for container in reversed(self.names):
+                if container not in self.taken and not program.installed(container):
+                    self._look(container, operation)
+        self.report.left += [left for lefts in self.near.values() for left in lefts]
+        place = {name: i for i, name in enumerate(self.names.values())}
+        self.report.left.sort(key=lambda left: (left.operation is None, place.get(left.name, len(place))))
+        self.report.swapped.sort(key=lambda swapped: place[swapped.name])
+        return self.report
+
+    def _look(self, container: nn.Module, operation: str | None) -> None:
+        if not any(layers.kind(m) in ("conv", "upsample") for m in container.modules()):
+            return
+        of = type(container).__module__.partition(".")[0]
+        if of in ("torch", "pyeqgan") and type(container) is not nn.Sequential:
+            return
+        name = self.names[container]
+        try:
+            written = program.write(container)
+        except tracing.Untraceable as error:
+            self.near[container] = [Left(name, None, str(error))]
+            return
+        for path in written.opened:
+            self.near.pop(container.get_submodule(path), None)
+        self.near[container] = [self._left(name, near) for near in written.near]
+        if written.found and (operation is None or any(f.chain.operation == operation for f in written.found)):
+            self._install(container, written)
+
+    def _left(self, name: str, near: Near) -> Left:
+        node = near.node
+        path = str(node.target) if node.op == "call_module" else ".".join([*tracing.owners(node)[-1:], node.name])
+        return Left(_join(name, path), near.operation, near.reason)
+
+    def _install(self, container: nn.Module, written: Program) -> None:
+        for found in written.found:
+            self.report.swapped.append(self._swapped(container, found))
+        for guard in written.guards:
+            self.taken.add(container.get_submodule(guard.path))
+        program.install(container, written)
+        self.report._undo.append(functools.partial(program.remove, container))
+
+    def _swapped(self, container: nn.Module, found: Found) -> Swapped:
+        kinds = {role: _kind(container, node) for role, node in found.nodes.items()}
+        path = str(found.nodes["conv"].target)
+        if getattr(found.chain, "joined", None) is not None:
+            kinds["upsample"] += " and concatenation"
+        return Swapped(
+            _join(self.names[container], path),
+            tuple(kinds[role] for role in found.chain.roles if role in kinds),
+            found.chain.operation,
+        )
+
+
+def _kind(container: nn.Module, node: Any) -> str:
+    if node.op != "call_module":
+        return str(node.name)
+    layer = container.get_submodule(str(node.target))
+    return str(nn.utils.parametrize.type_before_parametrizations(layer).__name__)
+
+
+def _join(*names: str) -> str:
+    return ".".join(name for name in names if name)
