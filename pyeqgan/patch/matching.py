@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from pyeqgan.patch import layers as of
-from pyeqgan.patch import tracing
+from pyeqgan.patch import source, tracing
 from pyeqgan.patch.chains import ActivatedConv, Chain, DecoderBlock, Layers
 from pyeqgan.patch.layers import Unfit
 
@@ -71,13 +71,13 @@ def decoder_blocks(graph: fx.Graph, root: nn.Module) -> Iterator[Found | Near]:
 
 
 def _decoder_block(graph: fx.Graph, root: nn.Module, up: fx.Node, user: fx.Node) -> Found:
-    source = up.args[0]
-    assert isinstance(source, fx.Node)
-    nodes, inputs, between = {"upsample": up}, {"x": source}, []
+    given = up.args[0]
+    assert isinstance(given, fx.Node)
+    nodes, inputs, between = {"upsample": up}, {"x": given}, []
     joined = None
-    before = _concatenated(source)
-    if before is not None and len(before) == 2 and len(source.users) == len(up.users) == 1:
-        joined, between = "coarse", [source]
+    before = _concatenated(given)
+    if before is not None and len(before) == 2 and len(given.users) == len(up.users) == 1:
+        joined, between = "coarse", [given]
         inputs = dict(zip(("x", "skip"), before, strict=True))
     after = _concatenated(user)
     if after is not None:
@@ -177,5 +177,5 @@ def _describe(node: fx.Node, root: nn.Module) -> str:
         return "the result" if node.op == "output" else node.name
     module = root.get_submodule(str(node.target))
     reason = tracing.refusal(module)
-    closed = f", which stays closed: {reason}" if reason and type(module).__module__.split(".")[0] != "torch" else ""
+    closed = f", which stays closed: {reason}" if reason not in (None, source.TORCHS_OWN) else ""
     return f"{node.target} ({type(module).__name__}{closed})"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 AUTHORS_FORWARD = "_authors_forward"  # where a swapped container's class keeps the forward it replaces
 
+TORCHS_OWN = "it is one of torch's own layers"
 _BUILTINS = frozenset(
     {"abs", "dict", "enumerate", "float", "int", "len", "list", "max", "min", "range", "reversed", "sum", "super"}
     | {"tuple", "zip", "True", "False", "None"}
@@ -43,7 +44,7 @@ def refusal(module: nn.Module) -> str | None:
     if _forward(module) is nn.Sequential.forward:
         return None
     if kind.__module__.partition(".")[0] == "torch":
-        return "it is one of torch's own layers"
+        return TORCHS_OWN
     return next((reason for function in _functions(module) for reason in _refusals(function, module)), None)
 
 

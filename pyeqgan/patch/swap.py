@@ -90,9 +90,9 @@ class _Search:
     def _look(self, container: nn.Module, operation: str | None) -> None:
         if not any(layers.kind(m) in ("conv", "upsample") for m in container.modules()):
             return
-        of = type(container).__module__.partition(".")[0]
-        if of in ("torch", "pyeqgan") and type(container) is not nn.Sequential:
-            return
+        home = type(container).__module__
+        if home.startswith(("torch.", "pyeqgan.nn", "pyeqgan.models")) and type(container) is not nn.Sequential:
+            return  # what is torch's is looked for in what calls it, and what is ours has the kernels
         name = self.names[container]
         try:
             written = program.write(container)

@@ -1,0 +1,546 @@
+"""A swapped model stays the model it was: hooks, copies, pickles, later changes, other ways to run it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sampling import seed_everything
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from pyeqgan import backends
+from pyeqgan.errors import UserError
+from pyeqgan.patch import VerificationError, accelerate, chains
+from pyeqgan.patch.program import installed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Block(nn.Module):
+    """Upsampling, padding, convolution, norm and activation, with a switch."""
+
+    def __init__(self, doubled=False):
+        super().__init__()
+        self.doubled = doubled
+        self.up = nn.Upsample(scale_factor=2)
+        self.pad = nn.ReflectionPad2d(1)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.activation = nn.LeakyReLU(0.2)
+
+    def forward(self, x):
+        x = self.activation(self.norm(self.conv(self.pad(self.up(x)))))
+        return 2 * x if self.doubled else x
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+        self.judge = nn.Sequential(
+            nn.Conv2d(4, 32, 1),
+            nn.LeakyReLU(0.2),
+            nn.ReflectionPad2d(1),
+            parametrizations.spectral_norm(nn.Conv2d(32, 32, 3)),
+        )
+
+    def forward(self, x):
+        return self.judge(self.block(x))
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The names of the operations, in the order they are called."""
+    called = []
+
+    def spied(name, operation):
+        def spy(*arguments, **options):
+            called.append(name)
+            return operation(*arguments, **options)
+
+        return spy
+
+    for name in ("skip_decoder_block", "activated_conv2d"):
+        monkeypatch.setattr(chains.functional, name, spied(name, getattr(chains.functional, name)))
+    return called
+
+
+@pytest.fixture
+def net():
+    seed_everything()
+    return Net().double()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 4, 5, dtype=torch.float64)
+
+
+def assert_equals_original(net, original, x, **tolerance):
+    """Outputs, and the running statistics they leave; spectral norm's vectors are the same before both."""
+    original.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(x), original(x), **tolerance)
+    for (name, a), b in zip(net.named_buffers(), original.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_the_kernels_run_and_are_named(net, x, kernels):
+    report = accelerate(net)
+    net(x)
+    assert kernels == ["skip_decoder_block", "activated_conv2d"]
+    assert [s.name for s in report.swapped] == ["block.conv", "judge.3"]
+    text = str(report)
+    assert "block.conv: Upsample → ReflectionPad2d → Conv2d → BatchNorm2d → LeakyReLU  ⇒  skip_decoder_block" in text
+    assert not report.left
+
+
+def test_undo_reverses_exactly(net, x, kernels):
+    before = [(type(m), dict(vars(m))) for m in net.modules()]
+    report = accelerate(net)
+    assert isinstance(net.block, Block)
+    report.undo()
+    report.undo()
+    assert [(type(m), dict(vars(m))) for m in net.modules()] == before
+    net(x)
+    assert not kernels
+
+
+def test_a_second_swap_finds_nothing_new(net, x, kernels):
+    first, second = accelerate(net), accelerate(net)
+    assert len(first.swapped) == 2
+    assert not second.swapped
+    net(x)
+    assert len(kernels) == 2
+
+
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+)
+@pytest.mark.parametrize("layer", ["up", "pad", "conv", "norm", "activation"])
+def test_a_hook_on_an_absorbed_layer_refuses_the_swap(net, x, layer, register, kernels):
+    fired = []
+    getattr(net.block.get_submodule(layer), register)(lambda *_: fired.append(layer))
+    report = accelerate(net.block)
+    assert not report.swapped
+    assert "has a hook, which would not fire" in report.left[0].reason or layer in report.left[0].reason
+    net.block(x.requires_grad_()).sum().backward()
+    assert fired
+    assert not kernels
+
+
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+)
+@pytest.mark.parametrize("layer", ["up", "pad", "conv", "norm", "activation"])
+def test_a_hook_on_an_absorbed_layer_fires_also_if_it_comes_later(net, x, layer, register, kernels):
+    original, fired = copy.deepcopy(net.block), []
+    accelerate(net.block)
+    handle = getattr(net.block.get_submodule(layer), register)(lambda *_: fired.append(layer))
+    net.block(x.requires_grad_()).sum().backward()
+    assert fired == [layer]
+    assert not kernels
+    handle.remove()
+    assert_equals_original(net.block, original, x)
+    assert kernels
+
+
+def test_hooks_on_the_container_fire(net, x, kernels):
+    fired = []
+    net.block.register_forward_hook(lambda *_: fired.append("before"))
+    accelerate(net.block)
+    net.block.register_forward_hook(lambda *_: fired.append("after"))
+    net.block(x)
+    assert fired == ["before", "after"]
+    assert kernels
+
+
+def test_hooks_on_opened_modules_fire(x, kernels):
+    """A block is opened where its upsampling is outside: a hook on it keeps it closed, also later."""
+    blocks = nn.Sequential(nn.Upsample(scale_factor=2), nn.Sequential(*list(Block().children())[1:])).double()
+    fired = []
+    hooked = copy.deepcopy(blocks)
+    hooked[1].register_forward_hook(lambda *_: fired.append("before"))
+    report = accelerate(hooked)
+    assert not report.swapped
+    assert "it has a hook" in report.left[0].reason
+    assert len(accelerate(blocks).swapped) == 1
+    blocks[1].register_forward_hook(lambda *_: fired.append("later"))
+    hooked(x), blocks(x)
+    assert fired == ["before", "later"]
+    assert not kernels
+
+
+def test_global_hooks_fire(net, x, kernels):
+    accelerate(net)
+    fired = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: fired.append(type(module)))
+    try:
+        net(x)
+    finally:
+        handle.remove()
+    assert nn.Conv2d in [t.__mro__[1] for t in fired] + fired and nn.Upsample in fired
+    assert not kernels
+
+
+CHANGES = {
+    "an attribute its forward reads": lambda b: setattr(b, "doubled", True),
+    "another slope": lambda b: setattr(b.activation, "negative_slope", 0.4),
+    "another stride": lambda b: setattr(b.conv, "stride", (2, 2)),
+    "another norm": lambda b: setattr(b, "norm", nn.GroupNorm(2, 4).double()),
+    "another convolution": lambda b: setattr(b, "conv", nn.Conv2d(3, 4, 3).double()),
+    "another padding": lambda b: setattr(b, "pad", nn.ZeroPad2d(1)),
+    "no activation": lambda b: setattr(b, "activation", nn.Identity()),
+    "spectral norm": lambda b: parametrizations.spectral_norm(b.conv),
+    "spectral norm by hooks": lambda b: nn.utils.spectral_norm(b.conv),
+    "statistics switched off": lambda b: setattr(b.norm, "track_running_stats", False),
+    "norm in evaluation": lambda b: b.norm.eval(),
+    "frozen": lambda b: b.requires_grad_(False),
+    "a forward on the instance": lambda b: setattr(
+        b.conv, "forward", lambda x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_changes_after_the_swap_are_followed(x, change):
+    seed_everything()
+    block = Block().double()
+    original = copy.deepcopy(block)
+    accelerate(block)
+    block(x)
+    change(block)
+    change(original)
+    assert_equals_original(block, original, x)
+
+
+def test_none_and_defaults_take_the_authors_way(x, kernels):
+    class Optional(Block):
+        def forward(self, x, skip=None):
+            x = self.activation(self.norm(self.conv(self.pad(self.up(x)))))
+            return x if skip is None else x + skip
+
+    block = Optional().double()
+    original = copy.deepcopy(block)
+    assert len(accelerate(block).swapped) == 1
+    skip = torch.randn(2, 4, 8, 10, dtype=torch.float64)
+    for arguments, options, ran in (((x,), {}, 0), ((x, None), {}, 0), ((x, skip), {}, 1), ((x,), {"skip": skip}, 1)):
+        kernels.clear()
+        torch.testing.assert_close(block(*arguments, **options), original(*arguments, **options))
+        assert len(kernels) == ran
+
+
+def test_deep_copies_are_accelerated(net, x, kernels):
+    original = copy.deepcopy(net)
+    accelerate(net)
+    for twin in (copy.deepcopy(net), copy.deepcopy(copy.deepcopy(net))):
+        kernels.clear()
+        assert_equals_original(twin, original, x)
+        assert kernels == ["skip_decoder_block", "activated_conv2d"]
+        assert not {id(p) for p in twin.parameters()} & {id(p) for p in net.parameters()}
+
+
+def test_pickles_are_accelerated(x, kernels):
+    seed_everything()
+    block = Block().double()
+    original = copy.deepcopy(block)
+    accelerate(block)
+    for loaded in (pickle.loads(pickle.dumps(block)), _saved(block)):
+        kernels.clear()
+        assert type(loaded).__name__ == "Block" and isinstance(loaded, Block) and installed(loaded)
+        assert_equals_original(loaded, original, x)
+        assert kernels
+
+
+def _saved(module):
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def test_replicas_of_data_parallelism_run_on_their_own_tensors(x):
+    block = Block().double()
+    accelerate(block)
+    replica = block._replicate_for_data_parallel()
+    replica._modules = dict(block._modules)
+    replica.conv = copy.deepcopy(block.conv)
+    with torch.no_grad():
+        replica.conv.weight.mul_(3)
+    original = copy.deepcopy(block)
+    original.conv = replica.conv
+    torch.testing.assert_close(replica(x), original(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast(net, x, training, kernels):
+    net, x = net.float().train(training), x.float()
+    original = copy.deepcopy(net)
+    accelerate(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = net(x)
+    assert len(kernels) == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = original(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    truth = copy.deepcopy(original).double()
+    expected = truth(x.double())
+    ours, theirs, expected = ours.detach(), theirs.detach(), expected.detach()
+    assert float((ours.double() - expected).norm()) <= 2 * float((theirs.double() - expected).norm()) + 4e-3 * float(
+        expected.norm()
+    )
+
+
+def test_channels_last(net, x, kernels):
+    net = net.to(memory_format=torch.channels_last)
+    original = copy.deepcopy(net)
+    accelerate(net)
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert_equals_original(net, original, x)
+    assert net.block(x).is_contiguous(memory_format=torch.channels_last)
+    assert kernels
+
+
+def test_inputs_a_kernel_does_not_take_go_layer_by_layer(kernels):
+    """No batch dimension; and tangents of forward-mode differentiation."""
+    convs = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.Conv2d(3, 4, 3)).double()
+    act = nn.Sequential(nn.LeakyReLU(0.2), nn.ReflectionPad2d(1), nn.Conv2d(32, 32, 3)).double()
+    original = copy.deepcopy(act)
+    accelerate(act), accelerate(convs)
+    x = torch.randn(32, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(act(x), original(x))
+    x, tangent = torch.randn(2, 1, 32, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.jvp(act, (x,), (tangent,)), torch.func.jvp(original, (x,), (tangent,)))
+    assert not kernels
+
+
+def test_without_a_kernel_the_layers_run(net, x, kernels):
+    original = copy.deepcopy(net)
+    accelerate(net)
+    with backends.force("reference"):
+        assert_equals_original(net, original, x)
+    assert not kernels
+
+
+def test_compiled_without_a_graph_break(net, x):
+    net = net.eval()
+    original = copy.deepcopy(net)
+    accelerate(net)
+    with torch.no_grad():
+        compiled = torch.compile(net, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), original(x))
+
+
+def test_distributed_data_parallel(net, x, tmp_path):
+    original = copy.deepcopy(net)
+    accelerate(net)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        nn.parallel.DistributedDataParallel(net)(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    original(x).square().sum().backward()
+    for (name, a), b in zip(net.named_parameters(), original.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-7, atol=1e-7, msg=name)
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(UserError, match=r"model: expected a torch\.nn\.Module, got list"):
+        accelerate([nn.ReLU()])
+
+
+def test_verify_wants_inputs(net):
+    with pytest.raises(UserError, match="expected example inputs"):
+        accelerate(net, verify=True)
+
+
+def test_verify_measures_and_restores(net, x):
+    net = net.float()
+    net(x.float()).sum().backward()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    grads = [p.grad for p in net.parameters()]
+    values = [g.clone() for g in grads]
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    report = accelerate(net, verify=True, inputs=(x.float(),))
+    assert torch.equal(torch.rand(1), expected)
+    assert 0 < report.error < 1e-3
+    assert "verified" in str(report)
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is g and torch.equal(g, v) for p, g, v in zip(net.parameters(), grads, values, strict=True))
+    assert installed(net.block)
+
+
+@pytest.mark.parametrize("wrong", ["output", "gradient", "buffer"])
+def test_verify_undoes_a_swap_that_differs(net, x, monkeypatch, wrong):
+    operation = chains.functional.skip_decoder_block
+
+    def different(x, *arguments, **options):
+        if wrong == "buffer":
+            options["momentum"] = 0.2
+        y = operation(x.detach() if wrong == "gradient" else x, *arguments, **options)
+        return y * 1.01 if wrong == "output" else y
+
+    monkeypatch.setattr(chains.functional, "skip_decoder_block", different)
+    with pytest.raises(VerificationError, match=f"verify: {wrong}.*|got a difference in gradient of input 0"):
+        accelerate(net, verify=True, inputs=(x,))
+    assert not any(installed(m) for m in net.modules())
+
+
+FLAG = True
+
+
+class AssignsAttribute(Block):
+    def forward(self, x):
+        self.last = x
+        return self.conv(self.pad(self.up(x)))
+
+
+class AppendsToList(Block):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(1)
+        return self.conv(self.pad(self.up(x)))
+
+
+class ReadsGlobal(Block):
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) if FLAG else x
+
+
+class ReadsTraining(Block):
+    def forward(self, x):
+        x = self.conv(self.pad(self.up(x)))
+        return F.dropout(x, 0.5, self.training)
+
+
+class NoGradient(Block):
+    def forward(self, x):
+        with torch.no_grad():
+            return self.conv(self.pad(self.up(x)))
+
+
+class Decorated(Block):
+    @torch.no_grad()
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x)))
+
+
+class InPlace(Block):
+    def forward(self, x):
+        y = self.conv(self.pad(self.up(x)))
+        y += 1
+        return y
+
+
+class DependsOnInput(Block):
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) if x.sum() > 0 else self.up(x).repeat(1, 2, 1, 1)[:, :4]
+
+
+class DependsOnType(Block):
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) if isinstance(x, torch.Tensor) else x
+
+
+class DrawsNumbers(Block):
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) * torch.rand(1, dtype=torch.float64)
+
+
+class MakesTensor(Block):
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) * torch.tensor([2.0], dtype=torch.float64)
+
+
+class Catches(Block):
+    def forward(self, x):
+        try:
+            return self.conv(self.pad(self.up(x)))
+        except RuntimeError:
+            return x
+
+
+class HelperAssigns(Block):
+    def forward(self, x):
+        return self.helper(x)
+
+    def helper(self, x):
+        self.last = x
+        return self.conv(self.pad(self.up(x)))
+
+
+class ReadsProperty(Block):
+    @property
+    def scale(self):
+        return 2.0
+
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) * self.scale
+
+
+class Variadic(Block):
+    def forward(self, *inputs):
+        return self.conv(self.pad(self.up(inputs[0])))
+
+
+class GradMode(Block):
+    def forward(self, x):
+        return self.conv(self.pad(self.up(x))) * (2 if torch.is_grad_enabled() else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (AssignsAttribute, "assigns last"),
+        (AppendsToList, "reads seen, a list"),
+        (ReadsGlobal, "uses FLAG"),
+        (ReadsTraining, "asks for training"),
+        (NoGradient, "with statement"),
+        (Decorated, "from around it"),
+        (InPlace, "changes a value in place"),
+        (DependsOnInput, "cannot be traced"),
+        (DependsOnType, "uses isinstance"),
+        (DrawsNumbers, "random numbers"),
+        (MakesTensor, "assigns attributes"),
+        (Catches, "catches exceptions"),
+        (HelperAssigns, "its helper assigns last"),
+        (ReadsProperty, "reads scale, a property"),
+        (Variadic, "*args"),
+        (GradMode, "is_grad_enabled"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_what_a_graph_cannot_hold_is_left_alone(kind, reason, x):
+    seed_everything()
+    block = kind().double()
+    before = [dict(vars(m)) for m in block.modules()]
+    report = accelerate(block)
+    assert not report.swapped, str(report)
+    assert reason in report.left[0].reason
+    assert [dict(vars(m)) for m in block.modules()] == before
+    assert not installed(block)
+
+
+def test_what_is_inside_a_closed_module_is_still_found(x, kernels):
+    class Closed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Block()
+
+        def forward(self, x):
+            print("closed")
+            return self.inner(x)
+
+    report = accelerate(Closed().double())
+    assert [s.name for s in report.swapped] == ["inner.conv"]
+    assert [(entry.name, entry.operation) for entry in report.left] == [("", None)]
+    assert "the model: not looked into: its forward uses print" in str(report)
