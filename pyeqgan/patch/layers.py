@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -207,7 +208,8 @@ def changes_in_place(node: fx.Node, root: nn.Module) -> bool:
         return bool(getattr(layer, "inplace", False))
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    if node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        return bool(node.kwargs.get("inplace")) or "out" in node.kwargs or name.endswith("_") or name == "setitem"
-    return False
+    if node.op != "call_function" or node.target in (operator.and_, operator.or_, operator.not_):
+        return False
+    name = getattr(node.target, "__name__", "")
+    written = node.kwargs.get("inplace") or node.kwargs.get("out") is not None
+    return bool(written) or name.endswith("_") or name == "setitem"

@@ -26,6 +26,11 @@ class Found:
     between: list[fx.Node] = field(default_factory=list)  # concatenations
 
     @property
+    def operation(self) -> str:
+        """The name of the operation."""
+        return self.chain.operation
+
+    @property
     def last(self) -> fx.Node:
         """The node whose value the chain computes."""
         return next(self.nodes[role] for role in reversed(self.chain.roles) if role in self.nodes)
@@ -47,10 +52,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Near:
-    """Layers that nearly are a chain: the operation, the node that stands for them, and what is missing."""
+    """What nearly is an operation: which, the node that stands for it (None: the container), and what is missing."""
 
     operation: str
-    node: fx.Node
+    node: fx.Node | None
     reason: str
 
 

@@ -34,6 +34,12 @@ _STATE = frozenset(
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format)
 
 
+def authors_class(module: nn.Module) -> type[nn.Module]:
+    """The class its author gave a module, also after a swap."""
+    kind = type(module)
+    return kind.__mro__[1] if AUTHORS_FORWARD in vars(kind) else kind
+
+
 def refusal(module: nn.Module) -> str | None:
     """Why a module's forward must not be read as a graph, or None where it may."""
     kind = type(module)
@@ -74,19 +80,16 @@ def _is_constant(value: Any) -> bool:
 
 
 def _functions(module: nn.Module) -> Iterator[FunctionType]:
-    """The module's forward and the methods of its class that may be called from there."""
-    waiting, seen = [_forward(module)], {"forward"}
+    """The module's forward and the methods that may be called from there, those of base classes too."""
+    waiting, seen = [_forward(module)], set()
     while waiting:
         function = waiting.pop()
-        if not isinstance(function, FunctionType):
+        if not isinstance(function, FunctionType) or _is_torchs(function) or function in seen:
             continue
+        seen.add(function)
         yield function
-        for code in _codes(function.__code__):
-            for name in code.co_names:
-                value = _attribute(module, name)
-                if isinstance(value, FunctionType) and name not in seen and not _is_torchs(value):
-                    seen.add(name)
-                    waiting.append(value)
+        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        waiting += [vars(kind)[name] for kind in authors_class(module).__mro__ for name in names & vars(kind).keys()]
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

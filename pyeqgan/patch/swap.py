@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from pyeqgan.errors import UserError
-from pyeqgan.patch import layers, program, tracing
+from pyeqgan.patch import installing, tracing, writing
+from pyeqgan.patch.chains import DecoderBlock
 from pyeqgan.patch.matching import Found, Near
 from pyeqgan.patch.program import Program
+from pyeqgan.patch.recognition import Part
 from pyeqgan.patch.report import Left, Report, Swapped
 from pyeqgan.patch.verify import compare, observe
 
@@ -76,58 +78,64 @@ class _Search:
         self.near: dict[nn.Module, list[Left]] = {}
 
     def run(self) -> Report:
-        """Decoder blocks first: they reach over several modules, where a convolution by itself is one's own."""
-        for operation in ("skip_decoder_block", None):
+        """Hand-written operations first; then decoder blocks, which reach over several modules; then the rest."""
+        for write, operations in (
+            (writing.recognise, None),
+            (writing.find_chains, {"skip_decoder_block"}),
+            (writing.find_chains, None),
+        ):
             for container in reversed(self.names):
-                if container not in self.taken and not program.installed(container):
-                    self._look(container, operation)
+                if container not in self.taken and not installing.installed(container):
+                    self._look(container, write, operations)
         self.report.left += [left for lefts in self.near.values() for left in lefts]
         place = {name: i for i, name in enumerate(self.names.values())}
         self.report.left.sort(key=lambda left: (left.operation is None, place.get(left.name, len(place))))
         self.report.swapped.sort(key=lambda swapped: place[swapped.name])
         return self.report
 
-    def _look(self, container: nn.Module, operation: str | None) -> None:
-        if not any(layers.kind(m) in ("conv", "upsample") for m in container.modules()):
-            return
+    def _look(self, container: nn.Module, write: Callable[[nn.Module], Program], operations: set[str] | None) -> None:
         home = type(container).__module__
         if home.startswith(("torch.", "pyeqgan.nn", "pyeqgan.models")) and type(container) is not nn.Sequential:
             return  # what is torch's is looked for in what calls it, and what is ours has the kernels
         name = self.names[container]
         try:
-            written = program.write(container)
+            program = write(container)
         except tracing.Untraceable as error:
             self.near[container] = [Left(name, None, str(error))]
             return
-        for path in written.opened:
+        for path in program.opened:
             self.near.pop(container.get_submodule(path), None)
-        self.near[container] = [self._left(name, near) for near in written.near]
-        if written.found and (operation is None or any(f.chain.operation == operation for f in written.found)):
-            self._install(container, written)
+        known = [left for left in self.near.get(container, []) if write is writing.find_chains and left.name == name]
+        self.near[container] = known + [self._left(name, near) for near in program.near]
+        if program.found and (operations is None or operations & {found.operation for found in program.found}):
+            self._install(container, program)
 
     def _left(self, name: str, near: Near) -> Left:
-        node = near.node
-        path = str(node.target) if node.op == "call_module" else ".".join([*tracing.owners(node)[-1:], node.name])
+        path = ""
+        if near.node is not None:
+            inside = tracing.owners(near.node)[-1:]
+            path = str(near.node.target) if near.node.op == "call_module" else ".".join([*inside, near.node.name])
         return Left(_join(name, path), near.operation, near.reason)
 
-    def _install(self, container: nn.Module, written: Program) -> None:
-        for found in written.found:
-            self.report.swapped.append(self._swapped(container, found))
-        for guard in written.guards:
+    def _install(self, container: nn.Module, program: Program) -> None:
+        for found in program.found:
+            swapped = self._chain(container, found) if isinstance(found, Found) else self._part(container, found)
+            self.report.swapped.append(swapped)
+        for guard in program.guards:
             self.taken.add(container.get_submodule(guard.path))
-        program.install(container, written)
-        self.report._undo.append(functools.partial(program.remove, container))
+        installing.install(container, program)
+        self.report._undo.append(functools.partial(installing.remove, container))
 
-    def _swapped(self, container: nn.Module, found: Found) -> Swapped:
+    def _chain(self, container: nn.Module, found: Found) -> Swapped:
         kinds = {role: _kind(container, node) for role, node in found.nodes.items()}
-        path = str(found.nodes["conv"].target)
-        if getattr(found.chain, "joined", None) is not None:
+        if isinstance(found.chain, DecoderBlock) and found.chain.joined is not None:
             kinds["upsample"] += " and concatenation"
-        return Swapped(
-            _join(self.names[container], path),
-            tuple(kinds[role] for role in found.chain.roles if role in kinds),
-            found.chain.operation,
-        )
+        layers = tuple(kinds[role] for role in found.chain.roles if role in kinds)
+        return Swapped(_join(self.names[container], str(found.nodes["conv"].target)), layers, found.operation)
+
+    def _part(self, container: nn.Module, part: Part) -> Swapped:
+        what = "its forward" if part.node is None else f"{len(part.piece.nodes)} operations of its forward"
+        return Swapped(self.names[container], (what,), part.text)
 
 
 def _kind(container: nn.Module, node: Any) -> str:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from pyeqgan import backends
 from pyeqgan.errors import UserError
 from pyeqgan.patch import VerificationError, accelerate, chains
-from pyeqgan.patch.program import installed
+from pyeqgan.patch.installing import installed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -544,3 +544,20 @@ def test_what_is_inside_a_closed_module_is_still_found(x, kernels):
     assert [s.name for s in report.swapped] == ["inner.conv"]
     assert [(entry.name, entry.operation) for entry in report.left] == [("", None)]
     assert "the model: not looked into: its forward uses print" in str(report)
+
+
+class BaseAssigns(AssignsAttribute):
+    def forward(self, x):
+        return super().forward(x)
+
+
+class BaseDecorated(Decorated):
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(BaseAssigns, "assigns last"), (BaseDecorated, "from around it")])
+def test_the_forward_of_a_base_class_is_read_too(kind, reason):
+    report = accelerate(kind())
+    assert not report.swapped
+    assert reason in report.left[0].reason
