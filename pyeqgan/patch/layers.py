@@ -213,3 +213,11 @@ def changes_in_place(node: fx.Node, root: nn.Module) -> bool:
     name = getattr(node.target, "__name__", "")
     written = node.kwargs.get("inplace") or node.kwargs.get("out") is not None
     return bool(written) or name.endswith("_") or name == "setitem"
+
+
+def may_write(node: fx.Node, root: nn.Module) -> bool:
+    """As `changes_in_place`, and the modules that nobody looks into."""
+    if node.op != "call_module":
+        return changes_in_place(node, root)
+    inside = root.get_submodule(str(node.target)).modules()
+    return any(getattr(m, "inplace", False) or not type(m).__module__.startswith("torch.") for m in inside)

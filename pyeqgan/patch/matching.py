@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,8 @@ from pyeqgan.patch import layers as of
 from pyeqgan.patch import source, tracing
 from pyeqgan.patch.chains import ActivatedConv, Chain, DecoderBlock, Layers
 from pyeqgan.patch.layers import Unfit
+
+Place = tuple[str, str, int]  # of a chain: its operation, its convolution, and which of that one's calls
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
@@ -34,6 +36,12 @@ class Found:
     def last(self) -> fx.Node:
         """The node whose value the chain computes."""
         return next(self.nodes[role] for role in reversed(self.chain.roles) if role in self.nodes)
+
+    def place(self, graph: fx.Graph) -> Place:
+        """By which the chain is known in another graph of the same container."""
+        conv = self.nodes["conv"]
+        calls = [n for n in graph.nodes if n.op == "call_module" and n.target == conv.target]
+        return self.operation, str(conv.target), calls.index(conv)
 
     def replace(self, graph: fx.Graph) -> None:
         """Put the call of the chain in the place of its nodes."""
@@ -59,8 +67,12 @@ class Near:
     reason: str
 
 
-def decoder_blocks(graph: fx.Graph, root: nn.Module) -> Iterator[Found | Near]:
-    """The chains that begin with an upsampling, and those that nearly do."""
+def decoder_blocks(graph: fx.Graph, root: nn.Module, known: Collection[Place] | None = None) -> Iterator[Found | Near]:
+    """The chains that begin with an upsampling, and those that nearly do.
+
+    ``known`` are the places of chains that another graph, with more of the modules opened, has shown to be sound: then
+    it is these and no other.
+    """
     for node in list(graph.nodes):
         layer = of.layer_of(node, root)
         if of.kind(layer) != "upsample":
@@ -68,7 +80,9 @@ def decoder_blocks(graph: fx.Graph, root: nn.Module) -> Iterator[Found | Near]:
         near: list[Near] = []
         for user in list(node.users):
             try:
-                yield _decoder_block(graph, root, node, user)
+                found = _decoder_block(graph, root, node, user)
+                _check(found, graph, root, known)
+                yield found
             except Unfit as error:
                 near.append(Near(DecoderBlock.operation, node, str(error)))
         if len(near) == len(node.users):
@@ -104,51 +118,50 @@ def _decoder_block(graph: fx.Graph, root: nn.Module, up: fx.Node, user: fx.Node)
             nodes[role] = last = following
     if len(up.users) > 1:
         inputs["upsampled"] = up
-    chain = DecoderBlock(_literals(nodes, root), joined)
-    found = Found(chain, nodes, inputs, between)
-    _check(found, graph, root)
-    return found
+    return Found(DecoderBlock(_literals(nodes, root), joined), nodes, inputs, between)
 
 
-def activated_convolutions(graph: fx.Graph, root: nn.Module) -> Iterator[Found | Near]:
-    """The convolutions behind an activation, and those that nearly are a kernel's."""
+def activated_convolutions(
+    graph: fx.Graph, root: nn.Module, known: Collection[Place] | None = None
+) -> Iterator[Found | Near]:
+    """The convolutions behind an activation, and those that nearly are a kernel's; ``known`` as above."""
     for node in list(graph.nodes):
         if of.kind(of.layer_of(node, root)) != "conv":
             continue
         nodes = {"conv": node}
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        if of.kind(of.layer_of(source, root)) == "pad":
-            nodes["pad"] = source
-            source = source.args[0]
-        if of.kind(of.layer_of(source, root)) != "activation":
+        before = node.args[0]
+        assert isinstance(before, fx.Node)
+        if of.kind(of.layer_of(before, root)) == "pad":
+            nodes["pad"] = before
+            before = before.args[0]
+        if of.kind(of.layer_of(before, root)) != "activation":
             continue
-        nodes["activation"] = source
+        nodes["activation"] = before
         try:
-            for role in ("activation", "pad"):
-                if role in nodes:
-                    _only_user(nodes[role], root)
-            found = Found(ActivatedConv(_literals(nodes, root)), nodes, {"x": source.args[0]})
-            _check(found, graph, root)
+            found = Found(ActivatedConv(_literals(nodes, root)), nodes, {"x": before.args[0]})
+            _check(found, graph, root, known)
             yield found
         except Unfit as error:
             yield Near(ActivatedConv.operation, node, str(error))
 
 
-def _check(found: Found, graph: fx.Graph, root: nn.Module) -> None:
-    """The layers are the kernel's, and nothing is written over while they are one call, nor what that saves."""
+def _check(found: Found, graph: fx.Graph, root: nn.Module, known: Collection[Place] | None) -> None:
+    """The layers are the kernel's; nobody else sees or changes what passes between them, or what the kernel keeps."""
     layers: Layers = {role: of.layer_of(node, root) for role, node in found.nodes.items()}  # type: ignore[misc]
     found.chain.check(layers)
-    inside = {*found.nodes.values(), *found.between}
-    first, last = next(n for n in graph.nodes if n in inside), found.last
-    started = False
-    for node in graph.nodes:
-        started = started or node is first
-        if node is last:
-            break
-        if started and node not in inside and of.changes_in_place(node, root):
-            raise Unfit(f"{_describe(node, root)} works in place between its layers")
-    kept = list(found.inputs.values()) + ([] if "norm" in found.nodes else [last])
+    if known is not None:
+        if found.place(graph) not in known:
+            raise Unfit("it is none in the whole graph")
+        return
+    inside = [n for n in graph.nodes if n in {*found.nodes.values(), *found.between}]
+    for node in inside:
+        if node is not found.last and node is not found.inputs.get("upsampled"):
+            _only_user(node, root)
+    ordered = list(graph.nodes)
+    for node in ordered[ordered.index(inside[0]) : ordered.index(found.last)]:
+        if node not in inside and of.may_write(node, root):
+            raise Unfit(f"{_describe(node, root)} may work in place between its layers")
+    kept = list(found.inputs.values()) + ([] if "norm" in found.nodes else [found.last])
     for node in kept:
         writer = next((u for u in node.users if u not in inside and of.changes_in_place(u, root)), None)
         if writer is not None:

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from pyeqgan import backends
-from pyeqgan.patch.layers import changes_in_place
+from pyeqgan.patch.layers import may_write
 
 Function = Callable[..., Any]
 
@@ -59,18 +60,25 @@ class Recognised:
         self.operation = self.__name__ = candidate.operation
         self._kernel = candidate.kernel
         self._authors = authors
+        self._ranks = [a.dim() for a in candidate.probes[0].arguments]
         self._digests = [_digest(b) for b in buffers]
         self._seen = [_state(b) for b in buffers]
 
     def __call__(self, *arguments: Any) -> Any:
         """What the graph computes; the buffers come last."""
-        count = len(arguments) - len(self._digests)
-        inputs, buffers = arguments[:count], arguments[count:]
-        if all(_plain(i) for i in inputs) and self._same(buffers):
-            device = inputs[0].device.type
-            if backends.has_kernel(self.operation, device) and not torch._C._are_functorch_transforms_active():
+        inputs, buffers = arguments[: len(self._ranks)], arguments[len(self._ranks) :]
+        if self._takes(inputs) and self._same(buffers):
+            try:
                 return self._kernel(*inputs)
+            except (TypeError, ValueError):  # before anything was computed: the author's code may take it, or refuse
+                pass
         return self._authors(None, *arguments)
+
+    def _takes(self, inputs: Sequence[Any]) -> bool:
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return False
+        plain = all(map(_plain, inputs)) and [i.dim() for i in inputs] == self._ranks
+        return plain and backends.has_kernel(self.operation, inputs[0].device.type)
 
     def _same(self, buffers: Sequence[Tensor]) -> bool:
         """Whether the buffers still hold what was recognised; looked at again when they have been written to."""
@@ -119,7 +127,11 @@ class Piece:
 
 
 def cut(graph: fx.Graph, inputs: Sequence[fx.Node], output: Any, root: nn.Module) -> Piece | None:
-    """The part of a graph between its inputs and its output, or None where it is not pure."""
+    """The part of a graph between its inputs and its output, or None where it, or what runs meanwhile, is not pure."""
+    everything = list(graph.nodes)
+    end = everything.index(output) if isinstance(output, fx.Node) else len(everything)
+    if any(may_write(node, root) for node in everything[everything.index(inputs[0]) + 1 : end]):
+        return None
     nodes: set[fx.Node] = set()
     waiting = [n for n in pytree.tree_leaves(output) if isinstance(n, fx.Node)]
     while waiting:
@@ -148,7 +160,7 @@ def _pure(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "get_attr":
         owner, _, name = str(node.target).rpartition(".")
         return name in root.get_submodule(owner)._buffers
-    if node.op not in ("call_function", "call_method") or changes_in_place(node, root):
+    if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return not any(word in name for word in _RANDOM)

@@ -103,8 +103,10 @@ def _tensors(container: nn.Module) -> list[Tensor]:
     return [*container.parameters(), *container.buffers()]
 
 
-def owners(node: fx.Node) -> list[str]:
+def owners(node: fx.Node | None) -> list[str]:
     """The paths of the modules that were opened to come to a node, outermost first."""
+    if node is None:
+        return []
     stack: dict[str, Any] = node.meta.get("nn_module_stack", {})
     paths = [path for path, _ in stack.values()]
     return paths[:-1] if node.op == "call_module" else paths

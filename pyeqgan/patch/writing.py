@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import fx, nn
 
 from pyeqgan.patch import candidates, matching, recognition, tracing
-from pyeqgan.patch.matching import Found, Near
+from pyeqgan.patch.matching import Found, Near, Place
 from pyeqgan.patch.program import Guard, Program
 from pyeqgan.patch.recognition import Part
 
@@ -39,13 +39,18 @@ def find_chains(container: nn.Module) -> Program:
         return True
 
     graph = tracing.trace(container, open_all)
-    found = [m for m in matching.decoder_blocks(graph, container) if isinstance(m, Found)]
-    found = found or [m for m in _chains(graph, container) if isinstance(m, Found)]
-    if found:
-        nodes = [node for f in found for node in (*f.nodes.values(), *f.between)]
-        opened = {path for node in nodes for path in tracing.owners(node)}
+    decoders = [m for m in matching.decoder_blocks(graph, container) if isinstance(m, Found)]
+    places: set[Place] = set()
+    matches = list(_chains(graph, container, places))
+    found = decoders or [m for m in matches if isinstance(m, Found)]
+    if not found:
+        return _program(container, graph, matches, opened)
+    nodes = [node for f in found for node in (*f.nodes.values(), *f.between)]
+    opened = {path for node in nodes for path in tracing.owners(node)}
+    near = [m for m in matches if isinstance(m, Near) and opened.issuperset(tracing.owners(m.node))]
     graph = tracing.trace(container, lambda module, path: path in opened)
-    return _program(container, graph, list(_chains(graph, container)), opened)
+    chains = [m for m in _chains(graph, container, set(), places) if isinstance(m, Found)]
+    return _program(container, graph, [*chains, *near], opened)
 
 
 def recognise(container: nn.Module) -> Program:
@@ -58,11 +63,14 @@ def recognise(container: nn.Module) -> Program:
     return _program(container, graph, list(_recognised(graph, container)), ())
 
 
-def _chains(graph: fx.Graph, container: nn.Module) -> Iterator[Match]:
-    """The chains of a graph, each replaced before the next is looked for, and what nearly is one."""
+def _chains(
+    graph: fx.Graph, container: nn.Module, places: set[Place], known: set[Place] | None = None
+) -> Iterator[Found | Near]:
+    """The chains of a graph, each replaced before the next is looked for, and what nearly is one; adds their places."""
     for matches in (matching.decoder_blocks, matching.activated_convolutions):
-        for match in matches(graph, container):
+        for match in matches(graph, container, known):
             if isinstance(match, Found):
+                places.add(match.place(graph))
                 match.replace(graph)
             yield match
 
@@ -78,7 +86,7 @@ def _recognised(graph: fx.Graph, container: nn.Module) -> Iterator[Match]:
             yield Near(candidate.operation, node, f"it computes {candidate}, but not {where}")
 
 
-def _program(container: nn.Module, graph: fx.Graph, matches: list[Match], opened: Collection[str]) -> Program:
+def _program(container: nn.Module, graph: fx.Graph, matches: Sequence[Match], opened: Collection[str]) -> Program:
     return Program(
         run=recognition.compile_graph(graph),
         inputs=tuple(str(node.target) for node in graph.nodes if node.op == "placeholder"),
