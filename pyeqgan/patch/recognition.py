@@ -128,6 +128,8 @@ class Piece:
 
 def cut(graph: fx.Graph, inputs: Sequence[fx.Node], output: Any, root: nn.Module) -> Piece | None:
     """The part of a graph between its inputs and its output, or None where it, or what runs meanwhile, is not pure."""
+    if not inputs:
+        return None
     everything = list(graph.nodes)
     end = everything.index(output) if isinstance(output, fx.Node) else len(everything)
     if any(may_write(node, root) for node in everything[everything.index(inputs[0]) + 1 : end]):

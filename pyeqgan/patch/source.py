@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import dis
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -107,8 +107,11 @@ def _refusals(function: FunctionType, module: nn.Module) -> Iterator[str]:
     if function.__code__.co_flags & 0x0C:
         yield f"{where} takes *args or **kwargs"
     for code in _codes(function.__code__):
-        for step in dis.get_instructions(code):
+        steps = list(dis.get_instructions(code))
+        for i, step in enumerate(steps):
             yield from _refused_step(step, where, function)
+            if "NONE" in step.opname or step.opname == "IS_OP":
+                yield from _refused_test(steps, i, where, function)
         for name in code.co_names:
             if name in _STATE:
                 yield f"{where} asks for {name}"
@@ -138,6 +141,24 @@ def _refused_step(step: dis.Instruction, where: str, function: FunctionType) -> 
                 yield f"{where} uses {step.argval}, which is not torch's"
         elif step.argval not in _BUILTINS or not hasattr(builtins, step.argval):
             yield f"{where} uses {step.argval}"
+
+
+def _refused_test(steps: Sequence[dis.Instruction], i: int, where: str, function: FunctionType) -> Iterator[str]:
+    """A stand-in is never None: only of an input, untouched (the swap minds those), or of self's own parts is it so."""
+    operand = i - 1
+    if steps[i].opname == "IS_OP":
+        if not (steps[i - 1].opname == "LOAD_CONST" and steps[i - 1].argval is None):
+            yield f"{where} compares with 'is'"
+            return
+        operand = i - 2
+    loaded, owner = steps[operand], steps[operand - 1]
+    inputs = function.__code__.co_varnames[: function.__code__.co_argcount]
+    stored = {s.argval for s in steps if s.opname.startswith("STORE_FAST")}
+    if loaded.opname.startswith("LOAD_FAST") and loaded.argval in inputs and loaded.argval not in stored:
+        return
+    if loaded.opname == "LOAD_ATTR" and owner.opname.startswith("LOAD_FAST") and owner.argval == inputs[0]:
+        return
+    yield f"{where} tests something for None that is neither an input nor its own"
 
 
 def _is_torchs(value: Any) -> bool:

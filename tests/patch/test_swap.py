@@ -218,6 +218,24 @@ def test_changes_after_the_swap_are_followed(x, change):
     assert_equals_original(block, original, x)
 
 
+def test_layers_that_are_none_are_followed(x, kernels):
+    class Parts(Block):
+        def forward(self, x):
+            x = self.conv(self.pad(self.up(x)))
+            if self.norm is not None:
+                x = self.norm(x)
+            return self.activation(x) if self.activation is not None else x
+
+    block = Parts().double()
+    block.activation = None
+    original = copy.deepcopy(block)
+    assert len(accelerate(block).swapped) == 1
+    assert_equals_original(block, original, x)
+    assert kernels
+    block.norm = original.norm = None
+    torch.testing.assert_close(block(x), original(x))
+
+
 def test_none_and_defaults_take_the_authors_way(x, kernels):
     class Optional(Block):
         def forward(self, x, skip=None):
@@ -497,9 +515,29 @@ class GradMode(Block):
         return self.conv(self.pad(self.up(x))) * (2 if torch.is_grad_enabled() else 1)
 
 
+class ComparesResult(Block):
+    def forward(self, x):
+        y = self.conv(self.pad(self.up(x)))
+        return x if y is None else y
+
+
+class ComparesInputs(Block):
+    def forward(self, x, skip):
+        return x if x is skip else self.conv(self.pad(self.up(x)))
+
+
+class ComparesAssigned(Block):
+    def forward(self, x, skip):
+        skip = skip.grad
+        return x if skip is None else self.conv(self.pad(self.up(x)))
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (ComparesResult, "tests something for None"),
+        (ComparesInputs, "compares with 'is'"),
+        (ComparesAssigned, "tests something for None"),
         (AssignsAttribute, "assigns last"),
         (AppendsToList, "reads seen, a list"),
         (ReadsGlobal, "uses FLAG"),
