@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from torch import nn
 
 from pyeqgan.patch import tracing, writing
@@ -75,6 +76,8 @@ def _new(kind: type[nn.Module], *arguments: Any) -> nn.Module:
 
 def _program(container: nn.Module) -> Program | None:
     if _PROGRAM not in vars(container):
+        if torch.compiler.is_compiling():
+            return None  # two tracers at a time are one too many
         try:
             program = writing.write(container)
         except tracing.Untraceable:

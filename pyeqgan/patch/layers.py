@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 PADDING_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.CircularPad2d: "circular"}
 ACTIVATIONS = {nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.Tanh: "tanh"}
 
-# Forward pre-hooks that compute a module's weight and look at no input: they are run, everyone else's are respected.
+# Forward pre-hooks that compute a layer's weight and look at no input: a convolution's are run, as its call would.
 WEIGHT_HOOKS = (SpectralNorm, WeightNorm, BasePruningMethod)
 
 
@@ -41,20 +41,19 @@ def kind(layer: nn.Module | None) -> str | None:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether calling the module runs somebody's hooks."""
-    pre_hooks = module._forward_pre_hooks.values()
+    """Whether calling the module runs hooks."""
     return bool(
-        module._forward_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or any(not isinstance(hook, WEIGHT_HOOKS) for hook in pre_hooks)
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
 def check_absorbed(layer: nn.Module) -> None:
     """A layer that is no longer called must have nobody who waits for the call."""
-    if hooked(layer):
+    waiting = [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, WEIGHT_HOOKS)]
+    if layer._forward_hooks or layer._backward_hooks or layer._backward_pre_hooks or waiting:
         raise Unfit(f"{type(layer).__name__} has a hook, which would not fire")
+    if layer._forward_pre_hooks and kind(layer) != "conv":
+        raise Unfit(f"{type(layer).__name__} has a hook for its weight: the kernel runs those of convolutions")
     if "forward" in vars(layer):
         raise Unfit(f"{type(layer).__name__} has a forward of its own instance")
 
@@ -90,7 +89,7 @@ def border(pad: nn.Module | None, conv: nn.Conv2d) -> tuple[int, str]:
     if own != (0, 0):
         raise Unfit(f"padded twice, by {type(pad).__name__} and by the convolution's own padding {conv.padding}")
     amounts = set(pad.padding)  # type: ignore[arg-type]
-    if len(amounts) > 1:
+    if len(amounts) > 1 or min(amounts) < 0:
         raise Unfit(f"padding {pad.padding}: the kernel pads every side alike")
     if isinstance(pad, nn.ConstantPad2d):
         if pad.value != 0:

@@ -175,6 +175,23 @@ def test_hooks_on_opened_modules_fire(x, kernels):
     assert not kernels
 
 
+def test_weight_hooks_of_opened_modules_run(x):
+    """Spectral norm of a module that has a weight of its own, used in its forward."""
+
+    class Scaled(Block):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(4))
+
+        def forward(self, x):
+            return self.conv(self.pad(x)) * self.weight.sum()
+
+    net = nn.Sequential(nn.Upsample(scale_factor=2), nn.utils.spectral_norm(Scaled())).double()
+    original = copy.deepcopy(net)
+    accelerate(net)
+    assert_equals_original(net, original, x)
+
+
 def test_global_hooks_fire(net, x, kernels):
     accelerate(net)
     fired = []
@@ -392,6 +409,14 @@ def test_verify_measures_and_restores(net, x):
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
     assert all(p.grad is g and torch.equal(g, v) for p, g, v in zip(net.parameters(), grads, values, strict=True))
     assert installed(net.block)
+
+
+def test_verify_leaves_no_graph_behind(x):
+    """Spectral norm's hook keeps the weight it computed as an attribute; with a graph in it nothing could be copied."""
+    block = Block().double()
+    nn.utils.spectral_norm(block.conv)
+    accelerate(block, verify=True, inputs=(x,))
+    copy.deepcopy(block)
 
 
 @pytest.mark.parametrize("wrong", ["output", "gradient", "buffer"])
