@@ -77,8 +77,11 @@ class Recognised:
     def _takes(self, inputs: Sequence[Any]) -> bool:
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return False
-        plain = all(map(_plain, inputs)) and [i.dim() for i in inputs] == self._ranks
-        return plain and backends.has_kernel(self.operation, inputs[0].device.type)
+        if not all(map(_plain, inputs)) or [i.dim() for i in inputs] != self._ranks:
+            return False
+        device = inputs[0].device.type
+        # Which of the author's lines autocast would cast is nothing the operation knows.
+        return not torch.is_autocast_enabled(device) and backends.has_kernel(self.operation, device)
 
     def _same(self, buffers: Sequence[Tensor]) -> bool:
         """Whether the buffers still hold what was recognised; looked at again when they have been written to."""

@@ -147,6 +147,21 @@ def test_activated_convolutions_train_alike_under_a_gradient_penalty(make):
     assert report.swapped[0].operation == "activated_conv2d"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [*DECODERS.values(), *ACTIVATED.values()], ids=[*DECODERS, *ACTIVATED])
+def test_autocast_gives_the_same_dtype_and_half_precision(make, dtype):
+    seed_everything()
+    model = make()
+    model = nn.Sequential(*(m for m in model if not isinstance(m, nn.Identity)))
+    twin = copy.deepcopy(model)
+    assert accelerate(twin).swapped
+    x = torch.randn(2, 3 if make in DECODERS.values() else 32, 4, 5)
+    with torch.autocast("cpu", dtype):
+        ours, theirs = twin(x), model(x)
+    assert ours.dtype == theirs.dtype
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+
+
 NEAR = {
     "kernel 5": (decoder(pad=nn.ReflectionPad2d(2), conv=nn.Conv2d(3, 4, 5)), "kernel size (5, 5)"),
     "zero padding": (decoder(pad=nn.ZeroPad2d(1)), "padding mode 'zeros'"),

@@ -190,6 +190,16 @@ def test_the_public_layout_which_scrambles_pixels_is_left():
     assert not accelerate(medfe.EqualizationNet(4, 8, medfe.PublicLayout)).swapped
 
 
+def test_autocast_is_left_to_the_author(kernels):
+    module = medfe.Equalization(4, 6)
+    twin = copy.deepcopy(module)
+    accelerate(twin)
+    kernels.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(twin(x := torch.randn(1, 4, 6, 6)), module(x), rtol=0, atol=0)
+    assert not kernels
+
+
 class Wide(medfe.Equalization):
     """A near miss: the range term without its softmax."""
 
