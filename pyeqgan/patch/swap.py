@@ -17,6 +17,8 @@ from pyeqgan.patch.recognition import Part
 from pyeqgan.patch.report import Left, Report, Swapped
 from pyeqgan.patch.verify import compare, observe
 
+Writer = Callable[[nn.Module], Program]
+
 
 def accelerate(model: nn.Module, *, verify: bool = False, inputs: Sequence[Any] = ()) -> Report:
     """Let the kernels compute what they can of an existing model, in place, with the same results.
@@ -55,14 +57,13 @@ def accelerate(model: nn.Module, *, verify: bool = False, inputs: Sequence[Any] 
         raise UserError(f"accelerate: model: expected a torch.nn.Module, got {type(model).__name__}")
     if verify and not inputs:
         raise UserError("accelerate: verify: expected example inputs (inputs=(…)), got none")
-    if not verify:
-        return _Search(model).run()
-    before = observe(model, inputs)
-    report = _Search(model).run()
+    before = observe(model, inputs) if verify else {}
+    search = _Search(model)
     try:
-        report.error = compare(before, observe(model, inputs))
+        report = search.run()
+        report.error = compare(before, observe(model, inputs)) if verify else None
     except BaseException:
-        report.undo()
+        search.report.undo()
         raise
     return report
 
@@ -75,7 +76,7 @@ class _Search:
         self.names = {module: name for name, module in model.named_modules()}
         self.taken: set[nn.Module] = set()
         self.report = Report([], [])
-        self.near: dict[nn.Module, list[Left]] = {}
+        self.near: dict[tuple[nn.Module, Writer], list[Left]] = {}
 
     def run(self) -> Report:
         """Hand-written operations first; then decoder blocks, which reach over several modules; then the rest."""
@@ -90,10 +91,10 @@ class _Search:
         self.report.left += [left for lefts in self.near.values() for left in lefts]
         place = {name: i for i, name in enumerate(self.names.values())}
         self.report.left.sort(key=lambda left: (left.operation is None, place.get(left.name, len(place))))
-        self.report.swapped.sort(key=lambda swapped: place[swapped.name])
+        self.report.swapped.sort(key=lambda swapped: place.get(swapped.name, len(place)))
         return self.report
 
-    def _look(self, container: nn.Module, write: Callable[[nn.Module], Program], operations: set[str] | None) -> None:
+    def _look(self, container: nn.Module, write: Writer, operations: set[str] | None) -> None:
         home = type(container).__module__
         if home.startswith(("torch.", "pyeqgan.nn", "pyeqgan.models")) and type(container) is not nn.Sequential:
             return  # what is torch's is looked for in what calls it, and what is ours has the kernels
@@ -101,12 +102,11 @@ class _Search:
         try:
             program = write(container)
         except tracing.Untraceable as error:
-            self.near[container] = [Left(name, None, str(error))]
+            self.near[container, writing.find_chains] = [Left(name, None, str(error))]
             return
-        for path in program.opened:
-            self.near.pop(container.get_submodule(path), None)
-        known = [left for left in self.near.get(container, []) if write is writing.find_chains and left.name == name]
-        self.near[container] = known + [self._left(name, near) for near in program.near]
+        for path in program.opened:  # what nearly matches in there is seen from here, and more of it
+            self.near.pop((container.get_submodule(path), write), None)
+        self.near[container, write] = [self._left(name, near) for near in program.near]
         if program.found and (operations is None or operations & {found.operation for found in program.found}):
             self._install(container, program)
 

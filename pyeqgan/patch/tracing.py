@@ -59,7 +59,7 @@ def trace(container: nn.Module, opened: Callable[[nn.Module, str], bool] | None 
     except Untraceable:
         raise
     except Exception as error:  # any code may run here, and fail in any way, on stand-ins for its tensors
-        first = str(error).strip().partition("\n")[0]
+        first = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise Untraceable(f"its forward cannot be traced: {type(error).__name__}: {first}") from error
     if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):
         raise Untraceable("its forward takes *args or **kwargs")

@@ -624,3 +624,10 @@ def test_the_forward_of_a_base_class_is_read_too(kind, reason):
     report = accelerate(kind())
     assert not report.swapped
     assert reason in report.left[0].reason
+
+
+def test_a_layer_of_two_names_is_swapped_under_one():
+    shared = nn.Conv2d(3, 3, 3)
+    parts = [nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), shared) for _ in range(2)]
+    report = accelerate(nn.ModuleList(parts))
+    assert [s.name for s in report.swapped] == ["0.2", "1.2"]
