@@ -29,7 +29,7 @@ class Chain:
     """Layers that one kernel computes.
 
     Args:
-        literals: the layers that were written as functions, by role (a key of `layers.KINDS`); the other roles'
+        literals: the layers that were written as functions, by role (see `layers.ROLES`); the other roles'
             layers are given at the call.
     """
 

@@ -14,12 +14,21 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "upsample": (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
-    "pad": (nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ZeroPad2d, nn.ConstantPad2d, nn.CircularPad2d),
-    "conv": (nn.Conv2d,),
-    "norm": (nn.BatchNorm2d, nn.InstanceNorm2d),
-    "activation": (nn.LeakyReLU, nn.ReLU, nn.Tanh),
+ROLES: dict[type[nn.Module], str] = {
+    nn.Upsample: "upsample",
+    nn.UpsamplingNearest2d: "upsample",
+    nn.UpsamplingBilinear2d: "upsample",
+    nn.ReflectionPad2d: "pad",
+    nn.ReplicationPad2d: "pad",
+    nn.ZeroPad2d: "pad",
+    nn.ConstantPad2d: "pad",
+    nn.CircularPad2d: "pad",
+    nn.Conv2d: "conv",
+    nn.BatchNorm2d: "norm",
+    nn.InstanceNorm2d: "norm",
+    nn.LeakyReLU: "activation",
+    nn.ReLU: "activation",
+    nn.Tanh: "activation",
 }
 PADDING_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.CircularPad2d: "circular"}
 ACTIVATIONS = {nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.Tanh: "tanh"}
@@ -33,11 +42,8 @@ class Unfit(Exception):  # noqa: N818  (it is an answer, not a failure)
 
 
 def kind(layer: nn.Module | None) -> str | None:
-    """The role a layer can play in a chain: a key of `KINDS`, or None. A subclass may compute anything: None."""
-    if layer is None:
-        return None
-    of = parametrize.type_before_parametrizations(layer)
-    return next((role for role, types in KINDS.items() if of in types), None)
+    """The role a layer can play in a chain, or None. A subclass may compute anything: None."""
+    return None if layer is None else ROLES.get(parametrize.type_before_parametrizations(layer))
 
 
 def hooked(module: nn.Module) -> bool:

@@ -96,6 +96,9 @@ class _Search:
 
     def _look(self, container: nn.Module, write: Writer, operations: set[str] | None) -> None:
         home = type(container).__module__
+        if home.startswith(("torch.jit", "torch.fx")):
+            reason = "it is compiled already: accelerate the model it was made of"
+            self.near[container, writing.find_chains] = [Left(self.names[container], None, reason)]
         if home.startswith(("torch.", "pyeqgan.nn", "pyeqgan.models")) and type(container) is not nn.Sequential:
             return  # what is torch's is looked for in what calls it, and what is ours has the kernels
         name = self.names[container]

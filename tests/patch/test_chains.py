@@ -75,6 +75,12 @@ def test_decoder_chains_train_alike(make):
     assert report.swapped[0].operation == "skip_decoder_block"
 
 
+@pytest.mark.parametrize("name", ["batch norm", "instance norm", "no norm"])
+def test_decoder_chains_train_alike_under_a_gradient_penalty(name):
+    seed_everything()
+    assert_trains_alike(DECODERS[name](), torch.randn(1, 3, 3, 4) / 4, loss=gradient_penalty, steps=2, swaps=1)
+
+
 class _Functions(Written):
     def forward(self, x):
         x = F.interpolate(x, scale_factor=2)

@@ -631,3 +631,10 @@ def test_a_layer_of_two_names_is_swapped_under_one():
     parts = [nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), shared) for _ in range(2)]
     report = accelerate(nn.ModuleList(parts))
     assert [s.name for s in report.swapped] == ["0.2", "1.2"]
+
+
+def test_a_compiled_model_is_left_and_said():
+    model = torch.fx.symbolic_trace(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3)))
+    report = accelerate(model)
+    assert not report.swapped
+    assert "compiled already" in str(report)
