@@ -37,9 +37,9 @@ def contrastive_losses(piece: Piece) -> Iterator[Candidate]:
             options = {"temperature": temperature, "mode": mode, "normalize": normalize, "ignore_index": ignore}
             loss = functools.partial(_contrastive, first=first, maps=maps, scale=1.0, **options)
             ratios = [value / float(loss(*probe.arguments)) for value, probe in zip(values, probes, strict=False)]  # type: ignore[operator]
-            if not math.isclose(*ratios, rel_tol=1e-9):
+            if not math.isclose(*ratios, rel_tol=1e-8):
                 continue
-            scale = 1.0 if math.isclose(ratios[0], 1.0, rel_tol=1e-9) else ratios[0]
+            scale = 1.0 if math.isclose(ratios[0], 1.0, rel_tol=1e-8) else ratios[0]
             text = f"temperature={temperature:g}, mode={mode!r}"
             text += "" if normalize else ", normalize=False"
             text += "" if ignore == _NONE_IGNORED else f", ignore_index={ignore}"
