@@ -118,12 +118,13 @@ class Setting:
                     theirs.generator, theirs.discriminator, self.images.double(), self.labels, weights, plan
                 )
             pairs = [(given[name], expected[name]) for name in expected]
-            pairs.append((_gradient(getattr(ours, part)), _gradient(getattr(theirs, part))))
+            pairs.append((gradient(getattr(ours, part)), gradient(getattr(theirs, part))))
             worst = max(worst, *(float((a.double() - b).norm() / b.norm()) for a, b in pairs))
         return worst
 
 
-def _gradient(network: torch.nn.Module) -> Tensor:
+def gradient(network: torch.nn.Module) -> Tensor:
+    """All gradients of a network in one row."""
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 

@@ -104,6 +104,14 @@ def explain() -> dict[str, dict[str, Choice]]:
     return {name: {device: _explain(name, device) for device in ("cpu", "cuda")} for name in operations()}
 
 
+def has_kernel(name: str, device: str) -> bool:
+    """Whether an operation runs a fused kernel on a type of device ("cpu", "cuda", …), not its oracle."""
+    forced = _forced.get(name)
+    if forced is not None and device in forced[1]:
+        return forced[0] != "reference"
+    return device == "cpu" and name in _Native.kernels
+
+
 def _explain(name: str, device: str) -> Choice:
     if name in COMPOSED:
         return Choice("composed", COMPOSED[name])
