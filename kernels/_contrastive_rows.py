@@ -55,6 +55,7 @@ def gather(
     factor = tl.full((ROWS,), 1.0, tl.float32)
     inverse = tl.full((ROWS,), 1.0, tl.float32)
     power = tl.full((ROWS,), 1.0, tl.float32)
+    shrink = tl.full((ROWS,), 1.0, tl.float32)  # 1 / power
     if NORMALIZE:
         peak = tl.zeros((ROWS,), tl.float32)
         for first in range(0, WIDTH, step):
@@ -62,22 +63,23 @@ def gather(
             mask = inside[:, None] & (c < channels)[None, :]
             x = tl.load(source + line[:, None] + (c.to(tl.int64) * stride_channel)[None, :], mask, 0.0)
             peak = tl.maximum(peak, tl.max(tl.abs(x.to(tl.float32)), 1))
-        # The exponent of the largest number; of a denormal one, the smallest there is.
-        power = (peak.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-        power = tl.maximum(power, 2.0**-126)
+        # Of the largest number's exponent, but for those of which the inverse is no normal number.
+        exponent = tl.minimum(tl.maximum(peak.to(tl.int32, bitcast=True) & 0x7F800000, 1 << 23), 253 << 23)
+        power = exponent.to(tl.float32, bitcast=True)
+        shrink = ((254 << 23) - exponent).to(tl.float32, bitcast=True)
     squares = tl.zeros((ROWS,), tl.float32)
     for first in range(0, WIDTH, step):
         c = first + tl.arange(0, step)
         mask = inside[:, None] & (c < channels)[None, :]
         x = tl.load(source + line[:, None] + (c.to(tl.int64) * stride_channel)[None, :], mask, 0.0)
-        value = x.to(tl.float32) / power[:, None]
+        value = x.to(tl.float32) * shrink[:, None]
         squares += tl.sum(value * value, 1)
         tl.store(values + row[:, None] * WIDTH + c[None, :], value.to(x.dtype))
     if NORMALIZE:
-        norm = tl.sqrt(squares)
+        norm = tl.sqrt_rn(squares)
         short = norm * power < 1e-12
-        factor = tl.where(short, power * LARGEST_INVERSE, 1.0 / tl.where(short, 1.0, norm))
-        inverse = tl.where(short, LARGEST_INVERSE, factor / power)
+        factor = tl.where(short, power * LARGEST_INVERSE, tl.div_rn(1.0, tl.where(short, 1.0, norm)))
+        inverse = tl.where(short, LARGEST_INVERSE, factor * shrink)
     tl.store(factors + row, factor)
     tl.store(inverses + row, inverse)
 

@@ -49,7 +49,7 @@ def scores(dot, own_factors, row, other_factors, column, count, temperature):
     What multiplies a product is symmetric in both rows: a score is the same number in every sweep, or where it is large
     e^(s − B) would not be.
     """
-    root = 1.0 / tl.sqrt(tl.load(temperature))
+    root = tl.div_rn(1.0, tl.sqrt_rn(tl.load(temperature)))
     own, other = tl.load(own_factors + row) * root, tl.load(other_factors + column) * root
     outside = tl.where(column < count, 0.0, float("-inf"))
     return dot * (own[:, None] * other[None, :]) + outside[None, :]

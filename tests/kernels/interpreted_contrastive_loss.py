@@ -142,6 +142,18 @@ def test_incoming_gradients_of_any_size(dtype, size):
         assert relative_error(found[0] / size, expected[0]) < 1e-5
 
 
+def test_small_gradients_in_float16():
+    """Queries of which each weighs ten thousand times less than another, among keys that share what they give."""
+    seed_everything()
+    q, k, labels = torch.randn(50, 20), torch.randn(250, 20), torch.arange(50) % 2
+    arguments = (labels, k.half(), torch.arange(250) % 2)
+    upstream = torch.logspace(0, -4, 50)
+    found = results(contrastive_loss, q.half(), *arguments, upstream, temperature=1.0, mode="supcon")[1].double()
+    exact = (q.half().double(), labels, k.half().double(), arguments[2])
+    truth = results(reference.contrastive_loss, *exact, upstream, temperature=1.0, mode="supcon")[1]
+    assert ((found - truth).norm(dim=1) < 2e-3 * truth.norm(dim=1) + 1e-7).all()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_nan_goes_no_further_than_the_maths(mode):
     seed_everything()
