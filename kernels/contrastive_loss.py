@@ -25,10 +25,10 @@ PROGRAMS = 256  # wanted in a launch, where there are too few blocks of rows for
 SEGMENT = 512  # rows of the other side that are worth a program
 BOUND = 32.0  # largest |score| whose exponentials are summed as they are
 
-# Their tiles were chosen by what they compile to, and never timed. Two warpgroups share a block of 128 rows that stays in
-# shared memory as long as the sweep, where its width allows it. 16 bits: tiles of 64 columns, of which wgmma reads both
-# factors as fast as it multiplies them; backward, 128 channels of the sums a program, since 256 leave registers for
-# tiles of 32 columns only. tf32: tiles of half the size. IEEE arithmetic multiplies in registers, which bounds DEPTH.
+# Their tiles were chosen by what they compile to, and never timed. Two warpgroups share a block of 128 rows that stays
+# in shared memory as long as the sweep, where its width allows it. 16 bits: tiles of 64 columns, of which wgmma reads
+# both factors as fast as it multiplies them; backward, 128 channels of the sums a program, since 256 leave registers
+# for tiles of 32 columns only. tf32: tiles of half the size. IEEE arithmetic multiplies in registers: a small DEPTH.
 SIZE = ("padded", "WIDTH")
 SUM_EXPONENTIALS, SUM_POSITIVES, SUM_GRADIENTS = (
     {a: tiled(f"contrastive_{name}_{a}", SIZE)(kernel) for a in ARITHMETIC}
