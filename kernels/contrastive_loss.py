@@ -2,8 +2,7 @@
 
 Rows are sorted by label and gathered, scores are computed in tiles and forgotten, statistics streamed; the backward
 computes them again, once for each side. Features float32, bfloat16 or float16, all sums and statistics float32.
-Products of float32 features are those of IEEE arithmetic, or by tensor cores where torch's own switch allows it:
-``torch.backends.cuda.matmul.allow_tf32`` (``fp32_precision``). No atomics; a result depends on no GPU's size.
+No atomics; a result depends on no GPU's size.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ import triton
 from torch import Tensor
 
 from pyeqgan.kernels import _contrastive_backward, _contrastive_forward
-from pyeqgan.kernels._config import tiled
 from pyeqgan.kernels._contrastive_groups import PADDING, Groups, group_rows
 from pyeqgan.kernels._contrastive_rows import Rows, gather_rows, scatter_gradients
+from pyeqgan.kernels._products import arithmetic, family
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ARITHMETIC = ("half", "tf32", "ieee")  # of the products, with tiles of its own each
 PROGRAMS = 256  # wanted in a launch, where there are too few blocks of rows for that
 SEGMENT = 512  # rows of the other side that are worth a program
 BOUND = 32.0  # largest |score| whose exponentials are summed as they are
@@ -31,7 +28,7 @@ BOUND = 32.0  # largest |score| whose exponentials are summed as they are
 # for tiles of 32 columns only. tf32: tiles of half the size. IEEE arithmetic multiplies in registers: a small DEPTH.
 SIZE = ("padded", "WIDTH")
 SUM_EXPONENTIALS, SUM_POSITIVES, SUM_GRADIENTS = (
-    {a: tiled(f"contrastive_{name}_{a}", SIZE)(kernel) for a in ARITHMETIC}
+    family(f"contrastive_{name}", SIZE, kernel)
     for name, kernel in (
         ("forward", _contrastive_forward.sum_exponentials),
         ("positives", _contrastive_forward.sum_positives),
@@ -48,7 +45,7 @@ class _Problem(NamedTuple):
     keys: Rows
     temperature: Tensor  # 0-d float32, on the device
     bounded: bool
-    arithmetic: str
+    products: str
     precision: str
 
     @property
@@ -61,8 +58,7 @@ def _prepare(
     op: str, queries: Tensor, query_labels: Tensor, keys: Tensor | None, key_labels: Tensor | None,
     temperature: Tensor, normalize: bool, ignore_index: int, query_ids: Tensor | None, key_ids: Tensor | None,
 ) -> _Problem:  # fmt: skip
-    if queries.dtype not in DTYPES:
-        raise TypeError(f"{op} (Triton): queries: expected float32, bfloat16 or float16, got {queries.dtype}")
+    products, precision = arithmetic(op, "queries", queries.dtype)
     rows = max(len(queries), 0 if keys is None else len(keys))
     if rows > 2**31 - PADDING:
         raise ValueError(f"{op} (Triton): queries, keys: expected at most {2**31 - PADDING} rows, got {rows}")
@@ -74,11 +70,7 @@ def _prepare(
     groups = group_rows(query_labels, key_labels, ignore_index, query_ids, key_ids)
     query_rows = gather_rows(queries, groups.queries, normalize)
     key_rows = query_rows if keys is None else gather_rows(keys, groups.keys, normalize)
-    arithmetic = "half"
-    if queries.dtype == torch.float32:
-        arithmetic = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-    precision = "tf32" if arithmetic == "tf32" else "ieee"
-    return _Problem(groups, query_rows, key_rows, temperature, bounded, arithmetic, precision)
+    return _Problem(groups, query_rows, key_rows, temperature, bounded, products, precision)
 
 
 def _segments(rows: int, others: int) -> tuple[int, int]:
@@ -141,12 +133,12 @@ def _sums(p: _Problem, supcon: bool) -> tuple[Tensor, Tensor, Tensor]:
     def grid(meta: dict[str, int]) -> tuple[int, int]:
         return padded // meta["ROWS"], segments
 
-    SUM_EXPONENTIALS[p.arithmetic][grid](
+    SUM_EXPONENTIALS[p.products][grid](
         *sides, partial[0], partial[1], padded, SUPCON=supcon, BOUNDED=p.bounded, **options
     )
     boundary = partial[0].logsumexp(0)
     if not supcon:
-        SUM_POSITIVES[p.arithmetic][grid](*sides, boundary, partial[1], partial[2], padded, **options)
+        SUM_POSITIVES[p.products][grid](*sides, boundary, partial[1], partial[2], padded, **options)
     first, second = partial[1:].sum(1)
     return boundary, first, second
 
@@ -245,7 +237,7 @@ def _gradients(p: _Problem, terms: tuple[Tensor, Tensor, Tensor], supcon: bool, 
     def grid(meta: dict[str, int]) -> tuple[int, int, int]:
         return padded // meta["ROWS"], triton.cdiv(rows.width, meta["CHANNELS"]), segments
 
-    SUM_GRADIENTS[p.arithmetic][grid](
+    SUM_GRADIENTS[p.products][grid](
         *rows[:2], side.ids, side.begin, side.end, side.used, *others[:2], other.ids, other.used,
         p.temperature, span, *terms, sums, padded,
         WIDTH=rows.width, OF_QUERIES=of_queries, OF_KEYS=p.single or not of_queries, SUPCON=supcon,

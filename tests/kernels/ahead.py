@@ -27,15 +27,16 @@ def compiled(
         function: the kernel, without its autotuner.
         config: its tile sizes, warps and stages.
         storage: the dtype of the arguments of type "*", which others may not depend on.
-        types: of the arguments that are no constants; i64 where none is given. Pointers are aligned.
+        types: of the arguments that are no constants; i64 where none is given. Pointers are aligned; a number of a
+            type such as "i32:16" is a multiple of 16.
         constants: the others.
     """
     constants = {k: v for k, v in {**config.kwargs, **constants}.items() if k in function.arg_names}
     signature, attributes = {}, {}
     for i, name in enumerate(function.arg_names):
         kind = "constexpr" if name in constants else types.get(name, "i64")
-        signature[name] = f"*{storage}" if kind == "*" else kind
-        if signature[name].startswith("*"):
+        signature[name] = f"*{storage}" if kind == "*" else kind.removesuffix(":16")
+        if kind.startswith("*") or kind.endswith(":16"):
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}

@@ -31,6 +31,14 @@ REGISTERS = {
         "sum_positives": 176,
         "sum_gradients": 255,
     },
+    "skip_decoder_block": {
+        "convolve": 168,
+        "input_gradient": 224,
+        "weight_gradient": 200,
+        "normalize": 64,
+        "sum_gradients": 64,
+        "normalize_backward": 80,
+    },
 }
 
 
