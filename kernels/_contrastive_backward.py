@@ -14,6 +14,7 @@ import triton.language as tl
 from pyeqgan.kernels._contrastive_scores import (
     block_of_rows,
     excluded,
+    inverse_root,
     positive_pairs,
     products,
     row_offsets,
@@ -57,6 +58,8 @@ def sum_gradients(
     if first_row >= rows:
         return
     row = first_row + tl.arange(0, ROWS)
+    root = inverse_root(temperature)
+    factor = tl.load(own_factors + row) * root
     channels: tl.constexpr = min(CHANNELS, WIDTH)
     channel = tl.program_id(1) * channels
     first = tl.program_id(2) * span
@@ -80,7 +83,7 @@ def sum_gradients(
             if depth == WIDTH:
                 block = block_of_rows(other, first_column, 0, WIDTH, COLUMNS, depth)
             s = products(own, first_row, own_block, other, first_column, block, WIDTH, ROWS, COLUMNS, depth, PRECISION)
-            s = scores(s, own_factors, row, other_factors, column, count, temperature)
+            s = scores(s, factor, other_factors, root, column, count)
             power = tl.exp(s) if BOUNDED else s
             positive = positive_pairs(row, column, begin, end, rows) if mixed else False
             g = tl.zeros((ROWS, COLUMNS), tl.float32)

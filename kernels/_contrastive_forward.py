@@ -12,6 +12,7 @@ import triton.language as tl
 from pyeqgan.kernels._contrastive_scores import (
     block_of_rows,
     excluded,
+    inverse_root,
     positive_pairs,
     products,
     scores,
@@ -36,6 +37,8 @@ def sum_exponentials(
     if first_row >= own_count:
         return
     row = first_row + tl.arange(0, ROWS)
+    root = inverse_root(temperature)
+    factor = tl.load(query_factors + row) * root
     first = tl.program_id(1) * span
     stop = first + tl.cdiv(tl.maximum(tl.minimum(span, count - first), 0), COLUMNS) * COLUMNS
     low, high, inner, outer = tiles_of(begin, end, first_row, own_count, first, stop, ROWS, COLUMNS)
@@ -59,7 +62,7 @@ def sum_exponentials(
             if depth == WIDTH:
                 other = block_of_rows(keys, first_column, 0, WIDTH, COLUMNS, depth)
             s = products(queries, first_row, own, keys, first_column, other, WIDTH, ROWS, COLUMNS, depth, PRECISION)
-            s = scores(s, query_factors, row, key_factors, column, count, temperature)
+            s = scores(s, factor, key_factors, root, column, count)
             if mixed or query_ids is not None:
                 out = excluded(row, column, query_ids, key_ids, own_count, count, SINGLE)
                 if mixed:
@@ -111,6 +114,8 @@ def sum_positives(
     if first_row >= own_count:
         return
     row = first_row + tl.arange(0, ROWS)
+    root = inverse_root(temperature)
+    factor = tl.load(query_factors + row) * root
     shift = tl.load(boundary + row)
     first = tl.program_id(1) * span
     stop = first + tl.cdiv(tl.maximum(tl.minimum(span, count - first), 0), COLUMNS) * COLUMNS
@@ -127,7 +132,7 @@ def sum_positives(
         if depth == WIDTH:
             other = block_of_rows(keys, first_column, 0, WIDTH, COLUMNS, depth)
         s = products(queries, first_row, own, keys, first_column, other, WIDTH, ROWS, COLUMNS, depth, PRECISION)
-        s = scores(s, query_factors, row, key_factors, column, count, temperature)
+        s = scores(s, factor, key_factors, root, column, count)
         positive = positive_pairs(row, column, begin, end, own_count)
         positive &= ~excluded(row, column, query_ids, key_ids, own_count, count, SINGLE)
         margin = tl.where(positive, shift[:, None] - s, float("-inf"))

@@ -43,16 +43,20 @@ def products(
 
 
 @triton.jit
-def scores(dot, own_factors, row, other_factors, column, count, temperature):
-    """Of products; −∞ at columns that take no part.
+def inverse_root(temperature):
+    """1/√τ, which multiplies the factors of both sides."""
+    return tl.div_rn(1.0, tl.sqrt_rn(tl.load(temperature)))
+
+
+@triton.jit
+def scores(dot, own, factors, root, column, count):
+    """Of products; own are the factors of the rows times root. −∞ at columns that take no part.
 
     What multiplies a product is symmetric in both rows: a score is the same number in every sweep, or where it is large
     e^(s − B) would not be.
     """
-    root = tl.div_rn(1.0, tl.sqrt_rn(tl.load(temperature)))
-    own, other = tl.load(own_factors + row) * root, tl.load(other_factors + column) * root
     outside = tl.where(column < count, 0.0, float("-inf"))
-    return dot * (own[:, None] * other[None, :]) + outside[None, :]
+    return dot * (own[:, None] * (tl.load(factors + column) * root)[None, :]) + outside[None, :]
 
 
 @triton.jit
