@@ -1,4 +1,4 @@
-"""The Triton kernels of skip_decoder_block in Triton's interpreter, against the oracle.
+"""The Triton kernels of skip_decoder_block in Triton's interpreter, against torch's own layers.
 
 Collected by test_triton_interpreter.py alone, in a process that has TRITON_INTERPRET=1 from its start: bfloat16 is left
 out, because the interpreter computes it wrongly, and tf32 is computed as float32 (both count only on a GPU).
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 
+import plain
 import pytest
 import torch
 from numerics import assert_as_accurate
 from sampling import LAYOUTS, leaf, random_image, seed_everything
 
-from pyeqgan import backends, reference
+from pyeqgan import backends
 from pyeqgan.functional import skip_decoder_block
 from pyeqgan.kernels import skip_decoder_block as kernels
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::Depre
 NORMS = {
     "none": {},
     "batch": {"norm": "batch", "training": True},
-    "given": {"norm": "batch"},
+    "given": {"norm": "batch", "training": False},
     "instance": {"norm": "instance"},
 }
 # x, output channels, join, norm, activation: one row, more than a block of pixels (128) and channels (32).
@@ -56,7 +57,7 @@ def problem(shape, features, join, norm, dtype, layout="contiguous"):
     affine = (None, None) if norm == "none" else (parameter(features).to(dtype), parameter(features).to(dtype))
     weight = (parameter(features, total, 3, 3) / (9 * total) ** 0.5).to(dtype)
     tensors = [random_image(shape, dtype, layout), skip, weight, parameter(features).to(dtype), *affine]
-    running = [parameter(features).float(), parameter(features).square().float() + 0.5]
+    running = [parameter(features).to(dtype), (parameter(features).square() + 0.5).to(dtype)]
     return tensors, running if norm in ("batch", "given") else [None, None], NORMS[norm]
 
 
@@ -89,17 +90,17 @@ def test_matches_the_truth_as_well_as_plain_pytorch(case):
     tensors, running, options = problem(*sizes, dtype, LAYOUTS[CASES.index(case) % len(LAYOUTS)])
     exact = [None if t is None else t.double() for t in tensors], [None if r is None else r.double() for r in running]
     options = options | {"activation": activation}
-    ours, plain, truth = (
+    ours, layers, truth = (
         results(f, *arguments, seed, **options)
         for f, *arguments in (
             (skip_decoder_block, tensors, running),
-            (reference.skip_decoder_block, tensors, running),
-            (reference.skip_decoder_block, *exact),
+            (plain.skip_decoder_block, tensors, running),
+            (plain.skip_decoder_block, *exact),
         )
     )
-    assert_as_accurate(ours[0], plain[0], truth[0], dtype)
+    assert_as_accurate(ours[0], layers[0], truth[0], dtype)
     # One vector of them: a bias before a norm by the batch's own statistics has a gradient of noise.
-    joined = [torch.cat([g.double().flatten() for g in grads]) for _, grads in (ours, plain, truth)]
+    joined = [torch.cat([g.double().flatten() for g in grads]) for _, grads in (ours, layers, truth)]
     assert_as_accurate(joined[:1], joined[1:2], joined[2:], dtype)
 
 
