@@ -42,11 +42,13 @@ def configs(kernel: str, arch: str | None = None, autotune: bool | None = None) 
     if autotune is None:
         autotune = os.environ.get("PYEQGAN_AUTOTUNE") == "1"
     return [
-        triton.Config({k: v for k, v in entry.items() if k.isupper()}, num_warps=entry["num_warps"])
+        triton.Config(
+            {k: v for k, v in entry.items() if k.isupper()}, **{k: v for k, v in entry.items() if not k.isupper()}
+        )
         for entry in (entries if autotune else entries[:1])
     ]
 
 
 def tiled(name: str, key: Sequence[str]) -> Callable[[Any], Any]:
-    """Decorator of a kernel: its upper-case tile sizes and warps come from tiles.json; ``key`` tells problems apart."""
+    """Decorator of a kernel: tile sizes, warps and stages come from tiles.json; ``key`` tells problems apart."""
     return triton.autotune(configs=configs(name), key=list(key))  # type: ignore[no-any-return]

@@ -26,21 +26,37 @@ def normalise(x: Tensor, norm: str | None, weight: Tensor | None, bias: Tensor |
 
 def skip_decoder_block(
     x: Tensor,
-    skip: Tensor,
+    skip: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None = None,
     *,
-    norm: str | None,
-    activation: str = "leaky_relu",
-    training: bool = True,
+    norm: str | None = None,
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str | None = "leaky_relu",
+    negative_slope: float = 0.2,
 ) -> Tensor:
-    up = F.interpolate(x, scale_factor=2)
-    skip = skip if skip.shape[2:] == up.shape[2:] else F.interpolate(skip, scale_factor=2)
-    y = F.conv2d(F.pad(torch.cat([up, skip], 1), (1, 1, 1, 1), mode="reflect"), weight, bias)
-    y = normalise(y, norm, norm_weight, norm_bias)
-    return {"leaky_relu": lambda t: F.leaky_relu(t, 0.2), "tanh": torch.tanh, "relu": torch.relu}[activation](y)
+    joined = _doubled(x)
+    if skip is not None:
+        joined = torch.cat([joined, skip if skip.shape[-2:] != x.shape[-2:] else _doubled(skip)], 1)
+    mode = "reflect" if joined.numel() else "constant"  # torch refuses to reflect an empty batch
+    y = F.conv2d(F.pad(joined, (1, 1, 1, 1), mode=mode), weight, bias)
+    if norm == "batch":
+        y = F.batch_norm(y, running_mean, running_var, norm_weight, norm_bias, training, momentum, eps)
+    elif norm == "instance":
+        y = F.instance_norm(y, weight=norm_weight, bias=norm_bias, eps=eps)
+    if activation is None:
+        return y
+    return {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda t: F.leaky_relu(t, negative_slope)}[activation](y)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return x.repeat_interleave(2, -2).repeat_interleave(2, -1)
 
 
 def equalization_fusion(

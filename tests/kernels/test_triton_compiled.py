@@ -1,4 +1,4 @@
-"""Every configuration of every Triton kernel compiles for sm_90 within its budget: no GPU needed."""
+"""Every Triton kernel compiles for sm_90 within its budget, with tensor cores where they should be: no GPU needed."""
 
 from __future__ import annotations
 
@@ -17,31 +17,63 @@ SHARED_LIMIT = 232448  # bytes a block may use on sm_90
 # Registers a thread, with the Triton they were counted with; another one may allocate otherwise.
 COUNTED_WITH = "3.6."
 REGISTERS = {
-    "correlate": 224,
-    "filter_rows": 96,
-    "propagate_forward": 160,
-    "propagate_backward": 168,
-    "inverse_sums": 40,
+    "bilateral_propagation": {
+        "correlate": 224,
+        "filter_rows": 96,
+        "propagate_forward": 160,
+        "propagate_backward": 168,
+        "inverse_sums": 40,
+    },
+    "contrastive_loss": {
+        "gather": 80,
+        "scatter": 64,
+        "sum_exponentials": 224,
+        "sum_positives": 176,
+        "sum_gradients": 255,
+    },
+    "skip_decoder_block": {
+        "convolve": 168,
+        "input_gradient": 224,
+        "weight_gradient": 200,
+        "normalize": 64,
+        "sum_gradients": 64,
+        "normalize_backward": 80,
+    },
 }
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory) -> list[dict]:
+@pytest.fixture(scope="module", params=sorted(REGISTERS))
+def report(request) -> tuple[str, list[dict]]:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(HERE.parents[1] / "build/tests/triton")
-    command = [sys.executable, str(HERE / "compile_bilateral_propagation.py")]
+    command = [sys.executable, str(HERE / f"compile_{request.param}.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    return request.param, json.loads(done.stdout)
 
 
 def test_kernels_stay_within_their_budget(report):
-    assert {entry["kernel"] for entry in report} == set(REGISTERS)
-    assert {entry["storage"] for entry in report} == {"fp32", "bf16", "fp16"}
+    operation, entries = report
+    budget = REGISTERS[operation]
+    assert {entry["kernel"] for entry in entries} == set(budget)
+    assert {entry["storage"] for entry in entries} == {"fp32", "bf16", "fp16"}
     counted = importlib.metadata.version("triton").startswith(COUNTED_WITH)
-    for entry in report:
+    for entry in entries:
         assert entry["spilled"] == 0, entry
-        assert entry["registers"] <= (REGISTERS[entry["kernel"]] if counted else 255), entry
+        assert entry["registers"] <= (budget[entry["kernel"]] if counted else 255), entry
         assert entry["shared"] <= SHARED_LIMIT, entry
+
+
+def test_products_go_by_tensor_cores_but_those_of_float32(report):
+    """Kernels with a PRECISION multiply matrices: by wgmma, unless IEEE arithmetic of float32 is asked for."""
+    for entry in report[1]:
+        precision = entry["constants"].get("PRECISION")
+        by_tensor_cores = precision is not None and (entry["storage"] != "fp32" or precision == "tf32")
+        assert (entry["wgmma"] > 0) == by_tensor_cores, entry
+        assert entry["mma"] == 0, entry
+
+
+def test_every_script_has_a_budget():
+    assert {p.stem.removeprefix("compile_") for p in HERE.glob("compile_*.py")} == set(REGISTERS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numerics import assert_as_accurate, saved_bytes
+from plain import skip_decoder_block as plain
 from sampling import DTYPES, IMAGE_SHAPES, LAYOUTS, leaf, random_image, seed_everything
 
 from pyeqgan import backends
@@ -30,31 +31,6 @@ def backend(request):
     """Run the test on the kernel and on the oracle that stands in for it."""
     with backends.force(request.param, "skip_decoder_block"):
         yield request.param
-
-
-def plain(
-    x, skip, weight, bias=None, *, norm=None, norm_weight=None, norm_bias=None, running_mean=None, running_var=None,
-    training=False, momentum=0.1, eps=1e-5, activation="leaky_relu", negative_slope=0.2,
-):  # fmt: skip
-    """The definition in torch's own layers, in the dtype of x."""
-
-    def double(t):
-        return t.repeat_interleave(2, -2).repeat_interleave(2, -1)
-
-    joined = double(x)
-    if skip is not None:
-        joined = torch.cat([joined, skip if skip.shape[-2:] != x.shape[-2:] else double(skip)], 1)
-    mode = "reflect" if joined.numel() else "constant"  # torch refuses to reflect an empty batch
-    y = F.conv2d(F.pad(joined, (1,) * 4, mode=mode), weight, bias)
-    if norm is not None:
-        affine = {"weight": norm_weight, "bias": norm_bias, "eps": eps}
-        if norm == "batch":
-            y = F.batch_norm(y, running_mean, running_var, **affine, training=training, momentum=momentum)
-        else:
-            y = F.instance_norm(y, **affine)
-    if activation is None:
-        return y
-    return {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda t: F.leaky_relu(t, negative_slope)}[activation](y)
 
 
 def arguments(shape, dtype, *, join="none", norm="none", layout="contiguous", out_channels=5, affine=True):

@@ -1,0 +1,122 @@
+"""Normalisation and activation of images by given statistics, and their gradients, a block of channels x pixels each.
+
+A statistic is (1,C), or (B,C) for instance norms: ``per_image`` is 0 or 1. z = (x − mean)·scale + shift is activated.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+# The functions under @triton.jit are written in Triton's language; they have no Python types.
+
+import triton
+import triton.language as tl
+
+from pyeqgan.kernels._config import tiled
+from pyeqgan.kernels._image import block_pixels, offsets, split
+
+SIZE = ("channels", "height", "width")
+
+
+@triton.jit
+def activate(z, slope, ACTIVATION: tl.constexpr):
+    """relu, leaky_relu or tanh of z, or z itself."""
+    if ACTIVATION == "relu":
+        return tl.where(z < 0.0, 0.0, z)
+    if ACTIVATION == "leaky_relu":
+        return tl.where(z < 0.0, z * slope, z)
+    if ACTIVATION == "tanh":
+        return 1.0 - 2.0 / (tl.exp(2.0 * z) + 1.0)
+    return z
+
+
+@triton.jit
+def derivative(y, slope, ACTIVATION: tl.constexpr):
+    """Of the activation, by its result."""
+    if ACTIVATION == "relu":
+        return tl.where(y > 0.0, 1.0, 0.0)
+    if ACTIVATION == "leaky_relu":
+        return tl.where(y > 0.0, 1.0, slope)
+    if ACTIVATION == "tanh":
+        return 1.0 - y * y
+    return tl.full(y.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def block_of_image(channels, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+    """Image, channels, rows, columns, (channels,pixels) mask and pixel block of this program."""
+    block, rest = split(tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(height, tl.int64) * width, PIXELS))
+    group, image = split(rest, tl.cdiv(channels, CHANNELS))
+    y, x, inside = block_pixels(block, height, width, PIXELS)
+    c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
+    return image, c, y, x, (c < channels)[:, None] & inside[None, :], block
+
+
+@triton.jit
+def statistic(values, image, c, channels, per_image):
+    """Of some channels, as a column."""
+    return tl.load(values + image * per_image * channels + c, c < channels, 0.0)[:, None]
+
+
+@tiled("normalization", SIZE)
+@triton.jit
+def normalize(
+    x, x_b, x_c, x_h, x_w, mean, scale, shift, per_image, y, y_b, y_c, y_h, y_w, channels, height, width, slope,
+    ACTIVATION: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Of x, z activated."""
+    image, c, row, column, mask, _ = block_of_image(channels, height, width, CHANNELS, PIXELS)
+    value = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
+    z = (value - statistic(mean, image, c, channels, per_image)) * statistic(scale, image, c, channels, per_image)
+    z += statistic(shift, image, c, channels, 0)
+    tl.store(y + offsets(image, c, row, column, y_b, y_c, y_h, y_w), activate(z, slope, ACTIVATION), mask)
+
+
+@triton.jit
+def gradient_of_z(grad, unit, weight, shift, slope, ACTIVATION: tl.constexpr):
+    """From the gradient of y, for unit = (x − mean)/σ."""
+    return grad * derivative(activate(unit * weight + shift, slope, ACTIVATION), slope, ACTIVATION)
+
+
+@tiled("normalization", SIZE)
+@triton.jit
+def sum_gradients(
+    grad, grad_b, grad_c, grad_h, grad_w, x, x_b, x_c, x_h, x_w, mean, inverse, weight, shift, per_image, sums,
+    channels, height, width, slope, ACTIVATION: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Sums (B,blocks,2,C) over blocks of pixels: of the gradient of z, and of it times unit."""
+    image, c, row, column, mask, block = block_of_image(channels, height, width, CHANNELS, PIXELS)
+    value = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
+    g = tl.load(grad + offsets(image, c, row, column, grad_b, grad_c, grad_h, grad_w), mask, 0.0).to(tl.float32)
+    unit = (value - statistic(mean, image, c, channels, per_image)) * statistic(inverse, image, c, channels, per_image)
+    unit = tl.where(mask, unit, 0.0)
+    of_shift, of_weight = statistic(shift, image, c, channels, 0), statistic(weight, image, c, channels, 0)
+    g = gradient_of_z(g, unit, of_weight, of_shift, slope, ACTIVATION)
+    blocks = tl.cdiv(tl.cast(height, tl.int64) * width, PIXELS)
+    part = sums + (image * blocks + block) * 2 * channels + c
+    tl.store(part, tl.sum(g, 1), c < channels)
+    tl.store(part + channels, tl.sum(g * unit, 1), c < channels)
+
+
+@tiled("normalization", SIZE)
+@triton.jit
+def normalize_backward(
+    grad, grad_b, grad_c, grad_h, grad_w, x, x_b, x_c, x_h, x_w, mean, inverse, weight, shift, mean_grad, mean_product,
+    per_image, out, out_b, out_c, out_h, out_w, channels, height, width, slope,
+    ACTIVATION: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x: weight/σ · (gradient of z − its mean − unit · the mean of their product).
+
+    Without a norm (mean None) x is y, and only the activation is differentiated.
+    """
+    image, c, row, column, mask, _ = block_of_image(channels, height, width, CHANNELS, PIXELS)
+    value = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
+    g = tl.load(grad + offsets(image, c, row, column, grad_b, grad_c, grad_h, grad_w), mask, 0.0).to(tl.float32)
+    if mean is None:
+        g *= derivative(value, slope, ACTIVATION)
+    else:
+        spread = statistic(inverse, image, c, channels, per_image)
+        unit = (value - statistic(mean, image, c, channels, per_image)) * spread
+        of_shift, of_weight = statistic(shift, image, c, channels, 0), statistic(weight, image, c, channels, 0)
+        g = gradient_of_z(g, unit, of_weight, of_shift, slope, ACTIVATION)
+        g -= statistic(mean_grad, image, c, channels, per_image)
+        g -= unit * statistic(mean_product, image, c, channels, per_image)
+        g *= spread * of_weight
+    tl.store(out + offsets(image, c, row, column, out_b, out_c, out_h, out_w), g, mask)

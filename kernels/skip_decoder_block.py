@@ -1,0 +1,295 @@
+"""``skip_decoder_block`` in Triton: the maths of ops.md section 4, forward and backward.
+
+The convolution is four products of matrices, one for each phase of the output, that read x and the skip where they are;
+its statistics are summed where its result is written. Any strides; both memory formats are written in place. float32,
+bfloat16 and float16, all sums in float32; no atomics. The backward: the norm's and the activation's in two passes, then
+one product for x, one for the skip and one for each one's weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from pyeqgan.kernels import _normalization as norms
+from pyeqgan.kernels import _upsampled_convolution as convolution
+from pyeqgan.kernels._products import arithmetic, family
+from pyeqgan.ops._library import empty_image
+
+PROGRAMS = 256  # wanted in a launch of weight_gradient, which cuts the pixels into segments for it
+# Tiles by what they compile to, never timed: 128 pixels by 64 channels feed two warpgroups, of which none spills.
+FORWARD = family("decoder_forward", ("x_channels", "out_channels", "height", "width"), convolution.convolve)
+INPUT, WEIGHT = (
+    family(f"decoder_{name}", ("channels", "out_channels", "height", "width"), kernel)
+    for name, kernel in (("input", convolution.input_gradient), ("weight", convolution.weight_gradient))
+)
+
+
+class _Source(NamedTuple):
+    """x or the skip, and its share of the weight."""
+
+    image: Tensor
+    fine: bool
+    weight: Tensor  # (Co,C,3,3)
+
+    @property
+    def merge(self) -> Tensor:
+        """(phases,taps,3,3): which of the nine taps a phase sees as one."""
+        if self.fine:
+            return torch.eye(9, device=self.weight.device).view(1, 9, 3, 3)
+        axis = torch.zeros((2, 2, 3), device=self.weight.device)
+        axis[0, 0, 0] = axis[0, 1, 1:] = axis[1, 0, :2] = axis[1, 1, 2] = 1
+        return torch.einsum("apy,bqx->abpqyx", axis, axis).reshape(4, 4, 3, 3)
+
+    @property
+    def packed(self) -> Tensor:
+        """The weight (phases,taps,C,Co) as the kernels read it."""
+        merged = torch.einsum("ptyx,ocyx->ptco", self.merge, self.weight.float())
+        return merged.to(self.weight.dtype).contiguous()
+
+
+def _sources(x: Tensor, skip: Tensor | None, weight: Tensor) -> list[_Source]:
+    sources = [_Source(x, False, weight[:, : x.shape[1]])]
+    if skip is not None:
+        sources.append(_Source(skip, skip.shape[2] != x.shape[2], weight[:, x.shape[1] :]))
+    return sources
+
+
+def _strided(image: Tensor | None) -> tuple[Any, ...]:
+    return (None, 0, 0, 0, 0) if image is None else (image, *image.stride())
+
+
+def _blocks(x: Tensor, pixels: int) -> int:
+    return -(x.shape[2] * x.shape[3] // -pixels)
+
+
+def _over_image(x: Tensor) -> Any:
+    def grid(meta: dict[str, int]) -> tuple[int]:
+        return (x.shape[0] * triton.cdiv(x.shape[1], meta["CHANNELS"]) * _blocks(x, meta["PIXELS"]),)
+
+    return grid
+
+
+def forward(
+    x: Tensor,
+    skip: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: str | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operation ``pyeqgan::skip_decoder_block``: y and (with a norm, else (0,)) pre, like x; mean and var float32.
+
+    Raises:
+        TypeError: x is of another dtype than float32, bfloat16, float16.
+    """
+    products, precision = arithmetic("skip_decoder_block", "x", x.dtype)
+    batch, _, height, width = x.shape
+    features = weight.shape[0]
+    y = empty_image(x, features, 2 * height, 2 * width)
+    pre = x.new_empty(0) if norm is None else torch.empty_like(y)
+    own = norm == "instance" or (norm == "batch" and training)
+    nothing = x.new_empty(0, dtype=torch.float32)
+    if y.numel() == 0:
+        if norm is None:
+            return y, pre, nothing, nothing.clone()
+        parts = nothing.new_zeros((batch, 1, 3, features)) if own else None
+        return y, pre, *_statistics(norm, running_mean, running_var, parts)
+    kernel = FORWARD[products]
+    with torch.cuda.device_of(x):
+        smallest = min(c.kwargs["PIXELS"] for c in kernel.configs)
+        moments = nothing.new_empty(batch * _blocks(x, smallest) * 4 * 3 * features) if own else None
+        sources = _sources(x, skip, weight)
+        read: list[Any] = []
+        for source in sources:
+            read += [*_strided(source.image), source.packed, source.image.shape[1]]
+        if skip is None:
+            read += [*_strided(None), None, 0]
+
+        def grid(meta: dict[str, int]) -> tuple[int, int, int]:
+            return batch * _blocks(x, meta["PIXELS"]), triton.cdiv(features, meta["OUT"]), 4
+
+        kernel[grid](
+            *read, None if bias is None else bias.contiguous(), *_strided(y if norm is None else pre), moments,
+            features, height, width, negative_slope,
+            FINE=sources[-1].fine, ACTIVATION=activation if norm is None else None, PRECISION=precision,
+        )  # fmt: skip
+        if norm is None:
+            return y, pre, nothing, nothing.clone()
+        parts = None
+        if moments is not None:
+            used = _blocks(x, kernel.best_config.kwargs["PIXELS"]) * 4
+            parts = moments[: batch * used * 3 * features].view(batch, used, 3, features)
+        mean, var = _statistics(norm, running_mean, running_var, parts)
+        scale = torch.rsqrt(var + eps) * _affine(norm_weight, mean, 1.0)
+        norms.normalize[_over_image(y)](
+            *_strided(pre), mean, scale, _affine(norm_bias, mean, 0.0), int(norm == "instance"), *_strided(y),
+            features, *y.shape[2:], negative_slope, ACTIVATION=activation,
+        )  # fmt: skip
+    return y, pre, mean, var
+
+
+def _affine(parameter: Tensor | None, like: Tensor, otherwise: float) -> Tensor:
+    """A parameter of the norm in float32, (C)."""
+    return like.new_full(like.shape[-1:], otherwise) if parameter is None else parameter.float().contiguous()
+
+
+def _statistics(
+    norm: str | None, running_mean: Tensor | None, running_var: Tensor | None, parts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance in float32: those given, or merged from the moments (B,parts,3,C) of parts of the images."""
+    if parts is None:
+        assert running_mean is not None and running_var is not None
+        return running_mean.float().clone(), running_var.float().clone()
+    if norm == "batch":
+        parts = parts.flatten(0, 1)[None]
+    number, means, squares = parts.unbind(2)
+    total = number.sum(1)
+    mean = (number * means).sum(1) / total
+    var = (squares + number * (means - mean[:, None]).square()).sum(1) / total
+    return (mean[0], var[0]) if norm == "batch" else (mean, var)
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    skip: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: str | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    saved: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+    need_x: bool,
+    need_skip: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_norm_weight: bool,
+    need_norm_bias: bool,
+) -> tuple[Tensor, ...]:
+    """The operation ``pyeqgan::skip_decoder_block_backward``; (0,) for a gradient that is not needed.
+
+    Raises:
+        TypeError: x is of another dtype than float32, bfloat16, float16.
+    """
+    products, precision = arithmetic("skip_decoder_block_backward", "x", x.dtype)
+    own = norm == "instance" or (norm == "batch" and training)
+    empty = x.new_empty(0)
+    grads: list[Tensor] = [empty] * 6
+    with torch.cuda.device_of(x):
+        grad, of_weight, of_bias = _before_norm(
+            grad_y, norm, norm_weight, norm_bias, saved, mean, var, own, eps, activation, negative_slope
+        )
+        sources = _sources(x, skip, weight)
+        for i, (source, needed) in enumerate(zip(sources, (need_x, need_skip), strict=False)):
+            if needed:
+                grads[i] = _input_gradient(grad, source, products, precision)
+        if need_weight:
+            grads[2] = torch.cat([_weight_gradient(grad, s, x, products, precision) for s in sources], 1)
+        if need_bias:
+            # A norm by the batch's own statistics takes any bias away.
+            grads[3] = weight.new_zeros(weight.shape[:1]) if own else grad.sum((0, 2, 3))
+    if need_norm_weight and norm_weight is not None:
+        grads[4] = of_weight.to(norm_weight.dtype)
+    if need_norm_bias and norm_bias is not None:
+        grads[5] = of_bias.to(norm_bias.dtype)
+    return tuple(grads)
+
+
+def _before_norm(
+    grad_y: Tensor,
+    norm: str | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    saved: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    own: bool,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the convolution's result, like saved, and those of the norm's parameters, (C) float32."""
+    grad = torch.empty_like(saved)
+    batch, features = saved.shape[:2]
+    size = (features, *saved.shape[2:], negative_slope)
+    if saved.numel() == 0:
+        return grad, mean.new_zeros(features), mean.new_zeros(features)
+    if norm is None:
+        norms.normalize_backward[_over_image(saved)](
+            *_strided(grad_y), *_strided(saved), *(None,) * 6, 0, *_strided(grad), *size, ACTIVATION=activation
+        )
+        return grad, mean, mean
+    per_image = int(norm == "instance")
+    given = (mean, torch.rsqrt(var + eps), _affine(norm_weight, mean, 1.0), _affine(norm_bias, mean, 0.0))
+    smallest = min(c.kwargs["PIXELS"] for c in norms.sum_gradients.configs)
+    sums = mean.new_empty(batch * _blocks(saved, smallest) * 2 * features)
+    norms.sum_gradients[_over_image(saved)](
+        *_strided(grad_y), *_strided(saved), *given, per_image, sums, *size, ACTIVATION=activation
+    )
+    used = _blocks(saved, norms.sum_gradients.best_config.kwargs["PIXELS"])
+    of_images = sums[: batch * used * 2 * features].view(batch, used, 2, features).sum(1)
+    total = of_images.sum(0)
+    means = (of_images if per_image else total[None]) / (saved.numel() // features // (batch if per_image else 1))
+    mean_grad, mean_product = (means if own else torch.zeros_like(means)).transpose(0, 1).contiguous()
+    norms.normalize_backward[_over_image(saved)](
+        *_strided(grad_y), *_strided(saved), *given, mean_grad, mean_product, per_image,
+        *_strided(grad), *size, ACTIVATION=activation,
+    )  # fmt: skip
+    return grad, total[1], total[0]
+
+
+def _input_gradient(grad: Tensor, source: _Source, products: str, precision: str) -> Tensor:
+    image = source.image
+    result = empty_image(image, image.shape[1])
+    if result.numel() == 0:
+        return result
+
+    def grid(meta: dict[str, int]) -> tuple[int, int]:
+        return image.shape[0] * _blocks(image, meta["PIXELS"]), triton.cdiv(image.shape[1], meta["OUT"])
+
+    INPUT[products][grid](
+        *_strided(grad), source.packed, *_strided(result), image.shape[1], grad.shape[1], *image.shape[2:],
+        FINE=source.fine, PRECISION=precision,
+    )  # fmt: skip
+    return result
+
+
+def _weight_gradient(grad: Tensor, source: _Source, x: Tensor, products: str, precision: str) -> Tensor:
+    """Of the share of the weight, (Co,C,3,3), for the coarse map of x."""
+    image, kernel = source.image, WEIGHT[products]
+    channels, features, taps = image.shape[1], grad.shape[1], source.merge.shape[1]
+    if image.numel() == 0:
+        return torch.zeros_like(source.weight)
+    tile = {k: min(c.kwargs[k] for c in kernel.configs) for k in ("PIXELS", "ROWS", "OUT")}
+    items = len(x) * _blocks(x, tile["PIXELS"])
+    programs = triton.cdiv(channels, tile["ROWS"]) * triton.cdiv(features, tile["OUT"]) * 4 * taps
+    span = triton.cdiv(items, max(PROGRAMS // programs, 1))
+    segments = triton.cdiv(items, span)
+    sums = grad.new_zeros((segments, 4, taps, channels, features), dtype=torch.float32)
+
+    def grid(meta: dict[str, int]) -> tuple[int, int, int]:
+        return triton.cdiv(channels, meta["ROWS"]) * triton.cdiv(features, meta["OUT"]), 4 * taps, segments
+
+    kernel[grid](
+        *_strided(grad), *_strided(image), sums, channels, features, *x.shape[:1], *x.shape[2:], span,
+        FINE=source.fine, PRECISION=precision,
+    )  # fmt: skip
+    packed = sums.sum((0, 1), keepdim=True)[0] if source.fine else sums.sum(0)
+    return torch.einsum("ptco,ptyx->ocyx", packed, source.merge).to(source.weight.dtype)
