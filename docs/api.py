@@ -66,6 +66,8 @@ def entry(module: str, name: str, value: Any) -> str:
 
 def signature(name: str, value: Any) -> str:
     """The call, on one line if it fits."""
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return f"```python\n{name}\n```"
     call = inspect.signature(value)
     silent = inspect.isclass(value) or call.return_annotation is call.empty
     returned = "" if silent else f" -> {call.return_annotation}"

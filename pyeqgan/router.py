@@ -72,15 +72,17 @@ class Router:
 
     def _entry(self, name: str) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
-            if not self._chosen:
-                self._choose()
+            self.ensure()
             return self._chosen[name](*arguments)
 
         return run
 
-    def _choose(self) -> None:
-        self.choices = self.decide(verdicts.Gpu.current(self._sources))
-        self._chosen = self._of(self.choices)
+    def ensure(self) -> None:
+        """Decide, unless it has been done. There must be a GPU."""
+        if self.choices is None:
+            choices = self.decide(verdicts.Gpu.current(self._sources))
+            self._chosen = self._of(choices)
+            self.choices = choices
 
     def _of(self, choices: Mapping[str, tuple[str, str]]) -> Kernels:
         chosen: Kernels = {}

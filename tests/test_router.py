@@ -98,6 +98,16 @@ def test_the_decision_is_made_once_at_the_first_call(monkeypatch):
     assert routed.choices["local_fusion"][0] == "cuda"
 
 
+def test_whether_there_is_a_kernel_is_decided_too(monkeypatch):
+    verdicts.keep(GPU, [verdict("bilateral_propagation", b, t) for b, t in (("reference", 2.0), ("cuda", 1.0))])
+    monkeypatch.setattr(Gpu, "current", lambda sources: GPU)
+    monkeypatch.setattr(backends._Native, "router", router())
+    assert backends.has_kernel("bilateral_propagation", "cuda") and not backends.has_kernel("local_fusion", "cuda")
+    assert backends.has_kernel("local_fusion", "cpu") and not backends.has_kernel("local_fusion", "mps")
+    with backends.force("reference", "local_fusion"):
+        assert not backends.has_kernel("local_fusion", "cpu")
+
+
 def test_the_reference_that_is_chosen_is_the_oracle(monkeypatch):
     monkeypatch.setattr(Gpu, "current", lambda sources: GPU)
     x = torch.randn(1, 2, 3, 3)
