@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,11 +30,12 @@ class EqGAN(Pretrained):
         count: int,
         *,
         shots: int | None = None,
+        weights: Sequence[float] | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int = 16,
     ) -> Tensor:
         """Generate ``count`` images of the class of ``images``; see :meth:`EqGANGenerator.generate`."""
         return self.generator.generate(
-            images, count, shots=shots, seed=seed, generator=generator, batch_size=batch_size
+            images, count, shots=shots, weights=weights, seed=seed, generator=generator, batch_size=batch_size
         )
