@@ -1,44 +1,47 @@
-"""Swap our kernels into a model that knows nothing of them: what is swapped, what is left, what it gains.
+"""Our kernels in a model that knows nothing of them.
 
-For example ``python examples/accelerate_model.py --channels 64 --size 16``.
+    python examples/accelerate_model.py
+
+Printed is what was swapped, what was left and why, and what a training step then takes: at these sizes about half of
+the processor time of PyTorch's own layers, on one core of an Intel Xeon with AVX-512.
 """
 
-import argparse
 import copy
 import statistics
 import time
 
 import torch
-from torch import nn
+import tyro
+from torch import Tensor, nn
 
 from pyeqgan.patch import accelerate
 
 
-def up(i: int, o: int) -> nn.Sequential:
+def up(inputs: int, outputs: int) -> nn.Sequential:
     """An upsampling block as many generators have it."""
-    conv = nn.Conv2d(i, o, 3, padding=1, padding_mode="reflect")
-    return nn.Sequential(nn.Upsample(scale_factor=2), conv, nn.BatchNorm2d(o), nn.LeakyReLU(0.2))
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="reflect")
+    return nn.Sequential(nn.Upsample(scale_factor=2), conv, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
 
 
-def seconds(model: nn.Module, x: torch.Tensor) -> float:
+def seconds(model: nn.Module, x: Tensor) -> float:
     """One forward and backward pass, in processor time."""
     start = time.process_time()
     model(x).square().mean().backward()
     return time.process_time() - start
 
 
-parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-parser.add_argument("--channels", type=int, default=64, help="of the input (default: %(default)s)")
-parser.add_argument("--size", type=int, default=16, help="of its maps in pixels (default: %(default)s)")
-parser.add_argument("--rounds", type=int, default=9, help="of measuring (default: %(default)s)")
-options = parser.parse_args()
-torch.set_num_threads(1)
-c, x = options.channels, torch.randn(4, options.channels, options.size, options.size)
+def main(channels: int = 64, size: int = 16, rounds: int = 9) -> None:
+    """Accelerate a small generator, and measure both in turns."""
+    torch.set_num_threads(1)
+    x = torch.randn(4, channels, size, size)
+    paint = nn.Conv2d(channels // 2, 3, 5, padding=2)
+    model = nn.Sequential(up(channels, channels), up(channels, channels // 2), paint, nn.Tanh())
+    original = copy.deepcopy(model)
+    print(accelerate(model, verify=True, inputs=(x,)))  # its undo() would take everything back
+    pairs = [(seconds(model, x), seconds(original, x)) for _ in range(rounds + 1)][1:]
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    print(f"a step takes {ours * 1e3:.1f} ms instead of {theirs * 1e3:.1f} ms: {ours / theirs:.2f} of it")
 
-model = nn.Sequential(up(c, c), up(c, c // 2), nn.Conv2d(c // 2, 3, 5, padding=2), nn.Tanh())
-original = copy.deepcopy(model)
-print(accelerate(model, verify=True, inputs=(x,)))  # its undo() would take everything back
 
-pairs = [(seconds(model, x), seconds(original, x)) for _ in range(options.rounds + 1)][1:]
-ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-print(f"a step takes {ours * 1e3:.1f} ms instead of {theirs * 1e3:.1f} ms: {ours / theirs:.2f} of it")
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

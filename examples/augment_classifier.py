@@ -1,7 +1,8 @@
 """Three labelled images of each class: train a classifier on them, and on them with generated ones beside them.
 
     pyeqgan train --output runs/flowers --image-size 32 --width 0.25 --steps 2000
-    python examples/augment_classifier.py --checkpoint runs/flowers
+    pyeqgan export --checkpoint runs/flowers --output flowers-generator
+    python examples/augment_classifier.py --pretrained flowers-generator
 
 The generator has never seen the classes. Printed is the accuracy on the remaining images of each class, mean of a few
 draws of the three. Whether generated images help depends on how long the generator was trained.
@@ -15,8 +16,7 @@ import tyro
 from torch import Tensor, nn
 
 from pyeqgan.data import open_data, to_tensor
-from pyeqgan.trained import averaged_generator
-from pyeqgan.training.checkpoint import load_latest
+from pyeqgan.models import EqGANGenerator
 
 
 def classifier(classes: int) -> nn.Module:
@@ -45,7 +45,7 @@ def accuracy(images: Tensor, labels: Tensor, test: Tensor, truth: Tensor, steps:
 
 
 def main(
-    checkpoint: Path,
+    pretrained: Path,
     data: str = "embedded",
     classes: int = 5,
     shots: int = 3,
@@ -54,7 +54,7 @@ def main(
     steps: int = 60,
 ) -> None:
     """Tell the accuracy without and with generated images."""
-    generator = averaged_generator(load_latest(checkpoint, print, ["ema"]))
+    generator = EqGANGenerator.from_pretrained(pretrained)
     unseen = open_data(data, image_size=generator.config.image_size).unseen
     every = [to_tensor(np.stack([unseen.image(c, i) for i in range(unseen.count(c))])) for c in range(classes)]
     scores = []

@@ -106,9 +106,12 @@ def explain() -> dict[str, dict[str, Choice]]:
 
 def has_kernel(name: str, device: str) -> bool:
     """Whether an operation runs a fused kernel on a type of device ("cpu", "cuda", …), not its oracle."""
+    forced = _forced.get(name)
+    if forced is not None and device in forced[1]:
+        return forced[0] != "reference"
     if device == "cuda" and _Native.router is not None:
-        _Native.router.ensure()
-    return device in ("cpu", "cuda") and _explain(name, device).backend != "reference"
+        return _Native.router.backend(name) != "reference"
+    return device == "cpu" and name in _Native.kernels
 
 
 def _explain(name: str, device: str) -> Choice:

@@ -77,6 +77,12 @@ class Router:
 
         return run
 
+    def backend(self, name: str) -> str:
+        """What an operation runs; "reference" where there is no GPU kernel. There must be a GPU."""
+        self.ensure()
+        assert self.choices is not None
+        return self.choices[name][0] if name in self.choices else "reference"
+
     def ensure(self) -> None:
         """Decide, unless it has been done. There must be a GPU."""
         if self.choices is None:

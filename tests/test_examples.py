@@ -48,6 +48,14 @@ def test_contrastive_segmentation_finds_the_classes():
 def test_augment_classifier_recognises_unseen_classes(tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.main(["train", "--output", str(run), *FLAGS.split()]) == 0
+    assert cli.main(["export", "--checkpoint", str(run), "--output", str(tmp_path / "given")]) == 0
     capsys.readouterr()
-    ((alone, augmented),) = _numbers(_run("augment_classifier.py", "--checkpoint", run), r"([\d.]+); with .*: ([\d.]+)")
+    told = _run("augment_classifier.py", "--pretrained", tmp_path / "given")
+    ((alone, augmented),) = _numbers(told, r"([\d.]+); with .*: ([\d.]+)")
     assert alone > 0.3 and augmented > 0.2 + 0.02, "one in five is chance"
+
+
+def test_accelerate_model_swaps_both_blocks():
+    told = _run("accelerate_model.py", "--channels", 32, "--size", 8, "--rounds", 1)
+    assert "swapped: 2" in told and "a step takes" in told
+    assert "verified: outputs and gradients differ by at most" in told
