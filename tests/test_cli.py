@@ -132,6 +132,7 @@ def test_a_mistake_is_told_alike_in_every_encoding(encoding):
         ("train --output OUT --steps many", "--steps"),
         ("train --output OUT --steps 0", "--steps 0, expected at least 1"),
         ("train --output OUT --batch-size 0", "--batch-size 0, expected at least 1"),
+        ("train --output OUT --nodes 2", "--nodes 2: expected MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"),
         ("train --output OUT --nodes 0", "--nodes 0, expected at least 1"),
         ("train --output OUT --devices 3 --nodes 2", "--batch-size 2, expected a multiple of the 6 processes"),
         ("train --output OUT --shots 0", "--shots 0, expected at least 1"),
