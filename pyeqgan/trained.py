@@ -103,6 +103,9 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     )
     losses = options.checkpoint / CURVES
     page = write_page(options.output, result, pictures={"Losses of the training": losses} if losses.exists() else {})
+    fewest = min(images["references"] for images in result.classes.values())
+    if fewest < options.references_per_class:
+        report(f"small classes leave as few as {fewest} references, not {options.references_per_class}")
     report(result.verdict())
     report(f"numbers and pictures: {page}")
 
