@@ -6,7 +6,9 @@ Only the command that is asked for imports torch: help and mistakes are answered
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -61,13 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a path or the help may not be of the terminal's encoding
     try:
         options = parse(sys.argv[1:] if arguments is None else list(arguments))
-        return next(command.run for command in COMMANDS.values() if isinstance(options, command.options))(options)
+        status = next(command.run for command in COMMANDS.values() if isinstance(options, command.options))(options)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"pyeqgan: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # as `pyeqgan info | head -1` has it: who read has read enough
+        _let_go_of_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # where no code knows what it was for: a folder that may not be entered, /dev/full
+        what = "" if error.filename is None else f"cannot use {error.filename}: "
+        print(f"pyeqgan: {what}{error.strerror or error}", file=sys.stderr)
+        _let_go_of_output()
         return 2
     except KeyboardInterrupt:
         print("pyeqgan: interrupted", file=sys.stderr)
         return 130
+
+
+def _let_go_of_output() -> None:
+    """Point standard output at nothing if it fails: what is left of it Python writes once more when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(arguments: list[str]) -> Any:
@@ -112,8 +132,11 @@ def _parse(arguments: list[str], run: TrainOptions | None = None) -> Any:
 
 
 def _one_line(box: str) -> str:
-    """What tyro says of a mistake, without the title above, the advice below and the lines it draws around them."""
+    """What tyro says of a mistake, without the title above, the advice below and the lines it draws around them, and
+    of what is missing without its explanation."""
     text = re.sub(r"^[╭╰].*$|[│]", "", box, flags=re.MULTILINE)
+    if "Missing from" in text:
+        text = re.sub(r"^ {9,}.*$", "", text, flags=re.MULTILINE)
     sections = re.split(r"^ *[─-]+ *$", text, flags=re.MULTILINE)
     message = sections[0] if "╭" in box else sections[1]
     return " ".join(message.split()) + " (--help tells more)"

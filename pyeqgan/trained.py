@@ -15,13 +15,13 @@ from pyeqgan.data import Split, open_data, to_tensor, to_uint8
 from pyeqgan.data.folders import read_image
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation import FeatureConfig, Protocol, evaluate_generator, write_page
-from pyeqgan.files import writing
+from pyeqgan.files import write_whole, writing
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
-from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, square_columns
+from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, png, square_columns
 from pyeqgan.training.run_folder import CURVES
 
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
@@ -103,6 +103,9 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     )
     losses = options.checkpoint / CURVES
     page = write_page(options.output, result, pictures={"Losses of the training": losses} if losses.exists() else {})
+    fewest = min(images["references"] for images in result.classes.values())
+    if fewest < options.references_per_class:
+        report(f"small classes leave as few as {fewest} references, not {options.references_per_class}")
     report(result.verdict())
     report(f"numbers and pictures: {page}")
 
@@ -152,7 +155,6 @@ def _make_room(output: Path, force: bool) -> None:
 def _write(output: Path, references: list[Pixels], images: list[Pixels]) -> None:
     digits = max(3, len(str(len(images) - 1)))
     columns = max(len(references), square_columns(len(images)))
-    with writing(output):
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(output / f"generated_{index:0{digits}d}.png")
-        above(image_grid([references]), image_grid(in_rows(images, columns))).save(output / "grid.png")
+    for index, image in enumerate(images):
+        write_whole(output / f"generated_{index:0{digits}d}.png", png(Image.fromarray(image)))
+    write_whole(output / "grid.png", png(above(image_grid([references]), image_grid(in_rows(images, columns)))))

@@ -1,6 +1,9 @@
 import dataclasses
+import errno
 import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
 from typing import get_args, get_type_hints
@@ -81,6 +84,30 @@ def test_help_needs_no_torch_and_python_m_is_the_same_command():
     assert light.stdout == module.stdout
 
 
+def test_who_reads_the_output_may_stop(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, open("/dev/full", "w") as full:
+        ended = [
+            subprocess.run(
+                [sys.executable, "-m", "pyeqgan", "info"], stdout=out, stderr=subprocess.PIPE, text=True, timeout=240
+            )
+            for out in (closed, full)
+        ]
+    assert (ended[0].returncode, ended[0].stderr) == (128 + signal.SIGPIPE, "")
+    assert ended[1].returncode == 2
+    assert ended[1].stderr == "pyeqgan: No space left on device\n"
+
+
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, tmp_path):
+    def refuse(self, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(pathlib.Path, "exists", refuse)  # root, who runs tests in containers, is refused nothing
+    status, _, err = call(capsys, "export", "--checkpoint", tmp_path, "--output", tmp_path / "new")
+    assert status == 2 and err.startswith(f"pyeqgan: cannot use {tmp_path}") and err.endswith(": Permission denied\n")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_mistake_is_told_alike_in_every_encoding(encoding):
     told = python("-m", "pyeqgan", "train", "--device", "tpu", encoding=encoding)
@@ -98,13 +125,14 @@ def test_a_mistake_is_told_alike_in_every_encoding(encoding):
     [
         ("", "Expected one of {train"),
         ("paint", "paint"),
-        ("train", "--output"),
+        ("train", "Missing from pyeqgan train: --output PATH (--help tells more)"),
         ("train --output OUT --device tpu", "invalid choice 'tpu' for argument '--device'"),
         ("train --output OUT --device cuda", "--device cuda: torch sees no CUDA device"),
         ("train --output OUT --colour red", "--colour"),
         ("train --output OUT --steps many", "--steps"),
         ("train --output OUT --steps 0", "--steps 0, expected at least 1"),
         ("train --output OUT --batch-size 0", "--batch-size 0, expected at least 1"),
+        ("train --output OUT --nodes 2", "--nodes 2: expected MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"),
         ("train --output OUT --nodes 0", "--nodes 0, expected at least 1"),
         ("train --output OUT --devices 3 --nodes 2", "--batch-size 2, expected a multiple of the 6 processes"),
         ("train --output OUT --shots 0", "--shots 0, expected at least 1"),

@@ -51,6 +51,12 @@ def test_numbers_and_pictures_of_the_unseen_classes(evaluate, trained, tmp_path)
     assert evaluate(tmp_path / "evaluation", "--force")[0] == 0
 
 
+def test_references_that_small_classes_lack_are_told(evaluate, tmp_path):
+    assert "small classes" not in evaluate(tmp_path / "a")[1]
+    out = evaluate(tmp_path / "b", "--references-per-class", 7)[1]
+    assert "small classes leave as few as 4 references, not 7\n" in out
+
+
 def test_other_data_are_split_anew(evaluate, tmp_path):
     other = runs.write_photos(tmp_path / "other", classes=4, images=8)
     assert evaluate(tmp_path / "evaluation", "--data", other)[0] == 0

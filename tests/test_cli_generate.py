@@ -122,8 +122,18 @@ def test_what_is_no_image_is_named_and_nothing_is_written(generate, photos, tmp_
     for file in (tmp_path / "text.png", tmp_path / "none.png", photos):
         status, out, err = generate(tmp_path / "new", images=[photos / "d" / "0.png", file])
         assert (status, out) == (2, "")
-        assert err.startswith("pyeqgan: cannot read image") and str(file) in err and err.count("\n") == 1
+        assert err.startswith("pyeqgan: cannot read image") and err.count(str(file)) == 1 and err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_leaves_whole_pictures_alone(generate, trained, tmp_path):
+    assert generate(tmp_path / "first")[0] == 0
+    largest = max(len(data) for name, data in contents(tmp_path / "first").items() if name != "grid.png")
+    with runs.full_disk(largest):
+        status, _, err = generate(tmp_path / "new")
+    assert status == 2 and "grid.png: File too large" in err and err.count("\n") == 1
+    expected = {name: data for name, data in contents(tmp_path / "first").items() if name != "grid.png"}
+    assert contents(tmp_path / "new") == expected
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(generate, trained, tmp_path):
@@ -141,4 +151,4 @@ def test_the_output_must_be_a_folder_that_can_be_written(generate, tmp_path):
     assert status == 2 and err.startswith("pyeqgan: cannot write")
     with runs.full_disk(100):
         status, _, err = generate(tmp_path / "new")
-    assert status == 2 and err == f"pyeqgan: cannot write {tmp_path / 'new'}: File too large\n"
+    assert status == 2 and err == f"pyeqgan: cannot write {tmp_path / 'new' / PICTURES[0]}: File too large\n"

@@ -149,5 +149,5 @@ def _free_port(host: str, port: int) -> int:
         with socket.create_server((host, port)) as probe:
             return int(probe.getsockname()[1])
     except (OSError, OverflowError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        why = str(error.args[-1]).partition(" (while")[0]  # attempting to bind, which the rest of the line says
         raise UserError(f"cannot listen on {host}:{port}: {why}; --port takes another, 0 any free one") from error

@@ -34,7 +34,9 @@ def check_index(kind: str, index: int, count: int) -> int:
 
 
 def reason(error: Exception) -> str:
-    """What an exception of a library says, on one line."""
+    """What an exception of a library says, on one line; of the system's without the file, which the caller names."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).partition("\n")[0] or type(error).__name__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,12 @@ class Estimate:
 
 
 def bootstrap(
-    statistic: Callable[[Sequence[int]], float], classes: int, *, seed: int | None, replicates: int = 1000
+    statistic: Callable[[Sequence[int]], float],
+    classes: int,
+    *,
+    seed: int | None,
+    replicates: int = 1000,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
     """A statistic of all classes, with the percentile bootstrap over classes (Efron 1979), less its bias.
 
@@ -34,19 +40,21 @@ def bootstrap(
         classes: how many there are, >= 1.
         seed: of the draws; None for no interval.
         replicates: number of draws.
+        bounds: lowest and highest value there can be; the shift may not take the interval beyond them.
     """
     value = statistic(range(classes))
     if classes == 1 or seed is None:
         return Estimate(value, None)
     draws = np.random.default_rng(seed).integers(classes, size=(replicates, classes))
     drawn = np.array([statistic(draw.tolist()) for draw in draws])
-    low, high = np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value)
+    low, high = np.clip(np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value), *bounds)
     return Estimate(value, (float(low), float(high)))
 
 
 def bootstrap_mean(values: Sequence[float], *, seed: int | None) -> Estimate:
     """The mean of one value per class, with its interval."""
-    return bootstrap(lambda classes: float(np.mean([values[c] for c in classes])), len(values), seed=seed)
+    bounds = min(values), max(values)
+    return bootstrap(lambda drawn: float(np.mean([values[c] for c in drawn])), len(values), seed=seed, bounds=bounds)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

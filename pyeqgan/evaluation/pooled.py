@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,11 +29,7 @@ def frechet(generated: Sequence[Tensor], real: Sequence[Tensor], *, seed: int | 
         return frechet_distance(torch.cat([generated[c] for c in classes]), torch.cat([real[c] for c in classes]))
 
     replicates = FRECHET_REPLICATES_WIDE if generated[0].shape[1] > WIDE else FRECHET_REPLICATES
-    found = bootstrap(pooled, len(generated), seed=seed, replicates=replicates)
-    if found.interval is None:
-        return found
-    low, high = found.interval
-    return Estimate(found.value, (max(low, 0.0), high))
+    return bootstrap(pooled, len(generated), seed=seed, replicates=replicates, bounds=(0.0, math.inf))
 
 
 def kernel(generated: Sequence[Tensor], real: Sequence[Tensor], *, seed: int | None) -> Estimate | None:
@@ -65,7 +62,11 @@ def share(inside: Sequence[Tensor] | None, *, seed: int | None) -> Estimate | No
     """Share of all features within a manifold, which the drawing of classes leaves as it is."""
     if inside is None:
         return None
-    return bootstrap(lambda classes: float(torch.cat([inside[c] for c in classes]).mean()), len(inside), seed=seed)
+
+    def pooled(classes: Sequence[int]) -> float:
+        return float(torch.cat([inside[c] for c in classes]).mean())
+
+    return bootstrap(pooled, len(inside), seed=seed, bounds=(0.0, 1.0))
 
 
 def _count(features: Sequence[Tensor]) -> int:

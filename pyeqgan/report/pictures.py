@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 from PIL import Image
 
 from pyeqgan.data.images import Pixels
@@ -22,10 +20,3 @@ def enlarged(picture: Image.Image, least_width: int = 800) -> Image.Image:
     """A picture enlarged by a whole factor until it is wide enough to look at."""
     factor = -(-least_width // picture.width)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
-
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as a file."""
-    data = io.BytesIO()
-    picture.save(data, format="PNG", optimize=True)
-    return data.getvalue()

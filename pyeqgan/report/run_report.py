@@ -22,13 +22,13 @@ from pyeqgan.models import EqGANGenerator
 from pyeqgan.options import ReportOptions, TrainOptions, flag
 from pyeqgan.pages import document, figure, image, settings, table
 from pyeqgan.report.nearest import Nearest, nearest_images
-from pyeqgan.report.pictures import nearest_picture, png
+from pyeqgan.report.pictures import nearest_picture
 from pyeqgan.report.through_time import through_time
 from pyeqgan.telling import Progress, Report
 from pyeqgan.trained import averaged_generator, data_of, subject
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
-from pyeqgan.training.pictures import loss_curves
+from pyeqgan.training.pictures import loss_curves, png
 from pyeqgan.training.run_folder import RunFolder, read_config
 
 PAGE = "report.html"

@@ -9,7 +9,8 @@ from PIL import Image
 
 from pyeqgan.errors import UserError
 from pyeqgan.pages import image
-from pyeqgan.report.pictures import enlarged, png
+from pyeqgan.report.pictures import enlarged
+from pyeqgan.training.pictures import png
 
 MOST = 10
 

@@ -36,6 +36,7 @@ from pyeqgan.training.sharding import part_like, shard, whole
 from pyeqgan.training.step import discriminator_step, generator_step
 
 BETAS = (0.5, 0.999)  # LoFGAN's
+RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # of several machines, where torchrun does not set it
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -202,10 +203,17 @@ class Engine:
 
 
 def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 1) -> Processes:
-    """Start the other processes, or join those that torchrun has started; UserError if there are no such devices."""
+    """Start the other processes, or join those that torchrun has started.
+
+    Raises:
+        UserError: there are no such devices, or the environment does not say where the other machines are.
+    """
     if is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif nodes > 1 and not all(name in os.environ for name in RENDEZVOUS):
+        missing = ", ".join(name for name in RENDEZVOUS if name not in os.environ)
+        raise UserError(f"--nodes {nodes}: expected {missing} in the environment, or torchrun to set them")
     accelerator = resolve_device(device)
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise UserError(f"--devices {devices}, expected at most {torch.cuda.device_count()}, the CUDA devices here")

@@ -58,6 +58,13 @@ def square_columns(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
+def png(picture: Image.Image) -> bytes:
+    """The picture as a file."""
+    data = io.BytesIO()
+    picture.save(data, format="PNG", optimize=True)
+    return data.getvalue()
+
+
 def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG of every loss of both networks over the steps.
 

@@ -18,6 +18,7 @@ from pyeqgan.options import TrainOptions
 from pyeqgan.telling import Report
 from pyeqgan.training import tensorboard
 from pyeqgan.training.checkpoint import Checkpoint, Parts, checkpoints, load_latest, remove_checkpoint, save_checkpoint
+from pyeqgan.training.pictures import png
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -85,7 +86,7 @@ class RunFolder:
         path = self.path / "samples" / f"step_{step:08d}.png"
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-            picture.save(path)
+        write_whole(path, png(picture))
         return path
 
     def save_curves(self, png: bytes) -> None:
@@ -155,7 +156,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no run in {file.parent}: expected a folder with {file.name}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {file}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or "pyeqgan" not in values:
         raise UserError(f"{file} is not the configuration of a run of pyeqgan")

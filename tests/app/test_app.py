@@ -133,6 +133,13 @@ def test_a_port_that_is_taken_is_one_line(address, trained, capsys):
     assert status == 2 and "Address already in use; --port takes another" in told and told.count("\n") == 1
 
 
+def test_a_host_that_is_none_is_one_line(trained, capsys):
+    status = cli.main(["app", "--checkpoint", str(trained), "--host", "no.such.host.invalid", "--port", "0"])
+    told = capsys.readouterr().err
+    assert status == 2 and "cannot listen on no.such.host.invalid:0: " in told and told.count("\n") == 1
+    assert "Unknown error" not in told
+
+
 def test_without_gradio_or_a_checkpoint_there_is_one_line(trained, capsys, monkeypatch, tmp_path):
     assert cli.main(["app", "--checkpoint", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("pyeqgan: no checkpoint in ")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyeqgan.evaluation.bootstrap import Estimate, bootstrap, bootstrap_mean, over_seeds
+from pyeqgan.evaluation.pooled import share
 
 
 def test_one_class_has_no_interval() -> None:
@@ -41,6 +42,15 @@ def test_bias_of_repeated_classes_is_taken_off() -> None:
     assert estimate.interval is not None
     low, high = estimate.interval
     assert low < 20 < high
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_interval_of_shares_stays_within_them(seed: int) -> None:
+    interval = bootstrap_mean([1.0, 0.0, 0.0], seed=seed).interval
+    assert interval is not None and interval[0] >= 0 and interval[1] <= 1
+    found = share([torch.ones(4), torch.zeros(4), torch.zeros(4)], seed=seed)
+    assert found is not None and found.interval is not None
+    assert found.interval[0] >= 0 and found.interval[1] <= 1
 
 
 def test_over_seeds_is_students_interval() -> None:
