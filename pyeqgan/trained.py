@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pyeqgan.evaluation import FeatureConfig, Protocol, evaluate_generator, writ
 from pyeqgan.files import write_whole, writing
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
+from pyeqgan.options.train import CHANGEABLE
 from pyeqgan.telling import Progress, Report
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
@@ -118,11 +120,14 @@ def averaged_generator(checkpoint: Checkpoint) -> EqGANGenerator:
 
 
 def subject(checkpoint: Checkpoint) -> dict[str, str | int]:
-    """What an evaluation is of: the step, and a checksum of the averaged generator's weights."""
+    """What an evaluation is of: the run, by its configuration, the step, and the averaged generator's weights."""
+    about = checkpoint.about
+    configuration = {name: value for name, value in about["options"].items() if name not in CHANGEABLE}
+    run = hashlib.sha256(json.dumps([configuration, about["classes"]], sort_keys=True).encode())
     total = hashlib.sha256()
     for name, tensor in sorted(checkpoint.parts["ema"].items()):
         total.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
-    return {"step": checkpoint.step, "weights": total.hexdigest()[:16]}
+    return {"run": run.hexdigest()[:16], "step": checkpoint.step, "weights": total.hexdigest()[:16]}
 
 
 def data_of(checkpoint: Checkpoint, data: str | None = None, seen_classes: int | None = None) -> Split:

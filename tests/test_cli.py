@@ -3,9 +3,11 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
@@ -196,7 +198,20 @@ def test_a_resumed_run_needs_no_options_but_its_folder(capsys, photos, tmp_path)
     assert (status, out) == (0, f"{tmp_path / 'run'} is finished: all its 1 steps are done\n")
     status, out, _ = call(capsys, "train", *common, "--resume", "--steps", 2)
     assert status == 0 and "resuming" in out and "finished: 2 steps" in out
-    status, _, err = call(capsys, "train", "--output", tmp_path / "run", "--resume", "--width", 1, "--flip")
+    away = photos.rename(photos.with_name("away"))
+    try:
+        status, _, err = call(capsys, "train", "--output", tmp_path / "run", "--resume", "--steps", 3)
+        assert status == 2 and "no folder" in err and "--data tells their new place" in err and err.count("\n") == 1
+        status, out, _ = call(capsys, "train", "--output", tmp_path / "run", "--resume", "--steps", 3, "--data", away)
+        assert status == 0 and "finished: 3 steps" in out
+        spare = shutil.copy(away / "a" / "0.png", away / "a" / "more.png")
+        status, _, err = call(capsys, "train", "--output", tmp_path / "run", "--resume", "--steps", 4)
+        assert status == 2 and "are not what they were" in err
+        Path(spare).unlink()
+    finally:
+        away.rename(photos)
+    again = ["--resume", "--data", photos]
+    status, _, err = call(capsys, "train", "--output", tmp_path / "run", *again, "--width", 1, "--flip")
     assert status == 2
     assert err == (
         f"pyeqgan: cannot resume {tmp_path / 'run'} with other options: "

@@ -6,6 +6,7 @@ import runs
 
 from pyeqgan import cli
 from pyeqgan.evaluation import DownstreamConfig
+from pyeqgan.files import locked
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,13 @@ def test_references_that_small_classes_lack_are_told(evaluate, tmp_path):
     assert "small classes" not in evaluate(tmp_path / "a")[1]
     out = evaluate(tmp_path / "b", "--references-per-class", 7)[1]
     assert "small classes leave as few as 4 references, not 7\n" in out
+
+
+def test_two_at_once_are_one_too_many(evaluate, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    with locked(tmp_path / "evaluation", "evaluate"):
+        status, _, err = evaluate(tmp_path / "evaluation")
+    assert status == 2 and "is in use by another pyeqgan evaluate" in err and err.count("\n") == 1
 
 
 def test_other_data_are_split_anew(evaluate, tmp_path):

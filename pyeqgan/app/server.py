@@ -63,18 +63,19 @@ def serve(options: AppOptions, report: Report) -> int:
             ),
             footer_links=[],
         )
+        stop = _stopped_by_a_signal()
         report(f"open http://{options.host}:{port} in a browser; Ctrl-C ends it")
-        _wait()
+        stop.wait()
         page.close(verbose=False)
     return 0
 
 
-def _wait() -> None:
-    """Until SIGINT or SIGTERM."""
+def _stopped_by_a_signal() -> threading.Event:
+    """An event that SIGINT and SIGTERM set."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    return stop
 
 
 def build_page(generator: EqGANGenerator, folder: Path) -> gradio.Blocks:

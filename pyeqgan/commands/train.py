@@ -21,7 +21,7 @@ notes:
   into its folder. SIGTERM or Ctrl-C end it with a checkpoint, and with status
   128 plus the signal's number.
   The learning rate is constant for half of --steps, then falls linearly to 0.
-  With --resume only --steps, the three intervals, --prefetch, --workers, --device,
+  With --resume only --steps, --data (the same images elsewhere), the three intervals, --prefetch, --workers, --device,
   --devices, --nodes and --strategy may differ from the run's. With more --steps
   the learning rate is that of the new total from there on, so it may rise again.
   On the CPU, with as many threads and processes, a resumed run ends bit for bit

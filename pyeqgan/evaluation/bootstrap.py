@@ -57,10 +57,15 @@ def bootstrap_mean(values: Sequence[float], *, seed: int | None) -> Estimate:
     return bootstrap(lambda drawn: float(np.mean([values[c] for c in drawn])), len(values), seed=seed, bounds=bounds)
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one value per seed, with Student's interval for it; of more than ten values a little too wide."""
+def over_seeds(values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """The mean of one value per seed, with Student's interval for it; of more than ten values a little too wide.
+
+    Args:
+        values: one a seed.
+        bounds: lowest and highest value there can be.
+    """
     mean = float(np.mean(values))
     if len(values) == 1:
         return Estimate(mean, None)
     half = STUDENT[min(len(values), 10) - 2] * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return Estimate(mean, (mean - half, mean + half))
+    return Estimate(mean, (max(mean - half, bounds[0]), min(mean + half, bounds[1])))

@@ -89,9 +89,9 @@ def classify_downstream(
                 progress("training classifiers of unseen classes", 2 * repeat + kind + 1, 2 * repeats)
     without, with_generated = accuracies
     return Downstream(
-        over_seeds(without),
-        over_seeds(with_generated),
-        over_seeds([b - a for a, b in zip(without, with_generated, strict=True)]),
+        over_seeds(without, (0.0, 1.0)),
+        over_seeds(with_generated, (0.0, 1.0)),
+        over_seeds([b - a for a, b in zip(without, with_generated, strict=True)], (-1.0, 1.0)),
         repeats,
         1 / len(unseen),
         {name: len(part.labels) for name, part in parts.items()},

@@ -19,7 +19,7 @@ from pyeqgan.evaluation.classify import check_seen
 from pyeqgan.evaluation.downstream import REPEATS, classify_downstream
 from pyeqgan.evaluation.feature_cache import feature_network
 from pyeqgan.evaluation.features import FeatureNetwork
-from pyeqgan.evaluation.folder import make_room
+from pyeqgan.evaluation.folder import room
 from pyeqgan.evaluation.generators import Generate, copy_reference, pixel_mean
 from pyeqgan.evaluation.inception import InceptionFeatures
 from pyeqgan.evaluation.lpips import LPIPS
@@ -78,41 +78,43 @@ def evaluate_generator(
     ]
     inception = InceptionFeatures(weights, device=device, variant=variant) if protocol.features == "inception" else None
     perceptual = LPIPS(protocol.lpips, weights, device=device, variant=variant) if protocol.lpips else None
-    make_room(output, force=force)
-    own, own_file = None, None
-    if inception is None or protocol.downstream:
-        own, own_file = feature_network(split.seen, protocol.feature_training, output, device=device, progress=progress)
-    generators = {
-        "generator": with_replacement(generate, protocol.shots) if variant.replacement else generate,
-        "copy": copy_reference,
-        "mean": pixel_mean(protocol.shots),
-    }
-    network = inception or own
-    assert network is not None
-    trial = Trial(unseen, network, generators, protocol.shots, protocol.fakes_per_class, seed, perceptual)
-    scores = _scores(trial, plans, protocol, progress)
-    result = EvaluationResult(
-        note=NOTES[protocol.features],
-        settings={**asdict(protocol), "device": str(device), "image_size": unseen.image_size, "subject": subject},
-        versions={
-            "pyeqgan": pyeqgan.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        feature_network=_about(inception, own, own_file, split),
-        classes={
-            name: {field: len(images) for field, images in vars(plan).items()}
-            for name, plan in zip(unseen.class_names, plans, strict=True)
-        },
-        scores=scores,
-        generator_minus_copy=differences(scores["generator"], scores["copy"], seed=seed),
-        draws=_draws(trial, plans, scores["generator"], protocol, progress),
-        downstream=_downstream(generate, split, own, protocol, progress),
-        published=published(split, shots=protocol.shots) if inception is not None else None,
-    )
-    write_report(output, result, trial.samples)
-    return result
+    with room(output, force=force):
+        own, own_file = None, None
+        if inception is None or protocol.downstream:
+            own, own_file = feature_network(
+                split.seen, protocol.feature_training, output, device=device, progress=progress
+            )
+        generators = {
+            "generator": with_replacement(generate, protocol.shots) if variant.replacement else generate,
+            "copy": copy_reference,
+            "mean": pixel_mean(protocol.shots),
+        }
+        network = inception or own
+        assert network is not None
+        trial = Trial(unseen, network, generators, protocol.shots, protocol.fakes_per_class, seed, perceptual)
+        scores = _scores(trial, plans, protocol, progress)
+        result = EvaluationResult(
+            note=NOTES[protocol.features],
+            settings={**asdict(protocol), "device": str(device), "image_size": unseen.image_size, "subject": subject},
+            versions={
+                "pyeqgan": pyeqgan.__version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            feature_network=_about(inception, own, own_file, split),
+            classes={
+                name: {field: len(images) for field, images in vars(plan).items()}
+                for name, plan in zip(unseen.class_names, plans, strict=True)
+            },
+            scores=scores,
+            generator_minus_copy=differences(scores["generator"], scores["copy"], seed=seed),
+            draws=_draws(trial, plans, scores["generator"], protocol, progress),
+            downstream=_downstream(generate, split, own, protocol, progress),
+            published=published(split, shots=protocol.shots) if inception is not None else None,
+        )
+        write_report(output, result, trial.samples)
+        return result
 
 
 def _scores(trial: Trial, plans: list[ClassPlan], protocol: Protocol, progress: Progress | None) -> dict[str, Scores]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyeqgan.errors import UserError
-from pyeqgan.files import writing
+from pyeqgan.files import locked, writing
 
 METRICS = "metrics.json"
 SAMPLES = "samples.png"
@@ -13,18 +15,23 @@ CHART = "metrics.png"
 PAGE = "index.html"
 
 
-def make_room(output: Path, *, force: bool) -> None:
-    """Make the folder; with `force`, remove an earlier evaluation from it, so that no two are ever mixed.
+@contextmanager
+def room(output: Path, *, force: bool) -> Iterator[None]:
+    """Within: the folder is this evaluation's alone. It is made; `force` removes an earlier evaluation from it.
 
-    Feature networks and other files stay.
+    So no two are ever mixed. Feature networks and other files stay.
 
     Raises:
-        UserError: it holds an evaluation and `force` is not set, or it cannot be made.
+        UserError: it holds an evaluation and `force` is not set, or it cannot be made, or another evaluation is
+            writing there.
     """
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
+    with locked(output, "evaluate"):
         earlier = [path for path in (output / name for name in (METRICS, SAMPLES, CHART, PAGE)) if path.exists()]
         if earlier and not force:
             raise UserError(f"{output} already holds {earlier[0].name}: --force replaces an earlier evaluation")
-        for path in earlier:
-            path.unlink()
+        with writing(output):
+            for path in earlier:
+                path.unlink()
+        yield

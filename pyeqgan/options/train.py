@@ -24,6 +24,7 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 
 # What may change when a run is resumed; with any other option changed it would no longer be the same run.
 CHANGEABLE = (
+    "data",
     "steps",
     "checkpoint_every",
     "sample_every",

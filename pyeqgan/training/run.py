@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pyeqgan.data import Episode, EpisodeSampler, Split, open_data, prefetch, to_tensor, to_uint8
+from pyeqgan.data import Episode, EpisodeSampler, ImageClasses, Split, open_data, prefetch, to_tensor, to_uint8
 from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.options import Device, TrainOptions
@@ -54,7 +54,7 @@ def train(options: TrainOptions, console: Console) -> int:
     # Before the other processes start: what is missing or wrong with the data is then told once.
     if options.tensorboard:
         summary_writer()
-    split = open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
+    split = _open_data(options)
     config = model_config(options, len(split.seen))
     processes = launch(options.device, options.precision, options.devices, options.nodes)
     if processes.rank > 0:
@@ -178,6 +178,7 @@ class _Run:
             "model": self._engine.generator.config.to_dict(),
             "options": self._options.to_dict(),
             "classes": list(self._split.seen.class_names),
+            "images": counts(self._split.seen),
         }
         parts = self._engine.parts()
         self._processes.first(lambda: self._folder.save(self._engine.step, parts, about))
@@ -217,6 +218,20 @@ def _ahead(options: TrainOptions, sampler: EpisodeSampler, start: int, stop: int
     return prefetch(sampler, start, stop, depth=options.prefetch, workers=options.workers)
 
 
+def counts(classes: ImageClasses) -> list[int]:
+    """Images of each class: by their names and these a checkpoint knows its data again."""
+    return [classes.count(index) for index in range(len(classes))]
+
+
+def _open_data(options: TrainOptions) -> Split:
+    try:
+        return open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
+    except UserError as error:
+        if not options.resume:
+            raise
+        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
+
+
 def _open(options: TrainOptions, split: Split, stack: ExitStack, say: Report) -> tuple[RunFolder, Checkpoint | None]:
     """The run's folder, open until `stack` is left, and the checkpoint to continue from."""
     folder = stack.enter_context(open_run(options))
@@ -237,7 +252,8 @@ def _resolved(options: TrainOptions, split: Split, processes: Processes) -> Trai
 
 
 def _check_continuation(options: TrainOptions, split: Split, checkpoint: Checkpoint) -> None:
-    if checkpoint.about["classes"] != list(split.seen.class_names):
+    before, now = checkpoint.about, split.seen
+    if before["classes"] != list(now.class_names) or before.get("images", counts(now)) != counts(now):
         raise UserError(f"cannot resume {options.output}: the seen classes of {options.data} are not what they were")
     if checkpoint.step > options.steps:
         raise UserError(f"--steps {options.steps}, expected at least {checkpoint.step}: as many are done")

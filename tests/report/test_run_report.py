@@ -71,6 +71,8 @@ def test_an_evaluation_is_part_of_it_if_it_is_of_this_run(capsys, run, trained, 
 
     other = tmp_path / "other"
     assert runs.run(photos, other, steps=3, seed=1)[0] == 0
+    status, _, err = report(capsys, other, "--evaluation", run / "evaluation")
+    assert status == 2 and "is not of this run" in err and err.count("\n") == 1
     status, _, err = report(capsys, other, "--evaluation", trained)
     assert status == 2 and "no evaluation in" in err and err.count("\n") == 1
     metrics.write_text(metrics.read_text().replace('"step": 2', '"step": 3'))

@@ -164,9 +164,9 @@ def test_options_that_would_make_it_another_run_are_named(photos, finished, tmp_
     for change in ("--width was 0.125, now 0.25", "--batch-size was 2, now 3", "--shots was 2, now 1"):
         assert change in told
     assert "--seed was 0, now 5" in told and "--image-size was 32, now 48" in told and "\n" not in told
-    other = shutil.copytree(photos, tmp_path / "other")
-    with pytest.raises(UserError, match=f"--data was {photos}, now {other}"):
-        runs.run(other, finished, resume=True)
+    other = runs.write_photos(tmp_path / "other", images=5)
+    with pytest.raises(UserError, match=f"the seen classes of {other} are not what they were"):
+        runs.run(other, finished, resume=True, steps=6)
 
 
 def test_other_classes_under_the_same_path_are_noticed(photos, tmp_path):
