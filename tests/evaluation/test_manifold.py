@@ -30,6 +30,7 @@ def test_it_is_what_loops_find(neighbours: int) -> None:
 
 def test_it_agrees_with_torch_fidelity() -> None:
     x, y = torch.randn(90, 8).double(), torch.randn(70, 8).double() * 1.2
+    y[:, 0] += 3  # so that neither all nor none of the one lie near the other
     theirs = installed("torch_fidelity.metric_prc").calculate_precision_recall_full(x, y, 3)
     assert 0 < theirs[0] < 1 and 0 < theirs[1] < 1
     assert precision_recall(x, y) == pytest.approx(theirs, abs=1e-5)
