@@ -1,7 +1,8 @@
 """Which kernel an operation runs on a GPU unless one is forced: decided once per process, at its first CUDA tensor.
 
 The fastest of those that `pyeqgan doctor` has found right on this GPU. Where it has not been asked the plain PyTorch
-reference runs, and a warning says so: a kernel that was never seen to be right is nobody's default.
+reference runs, and a warning says so: a kernel that was never seen to be right is nobody's default. No GPU kernel
+computes in float64, which is the reference's on every GPU.
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ class Router:
         return best, f"the fastest that has passed on this GPU ({told})"
 
     def _entry(self, name: str) -> Callable[..., Any]:
+        reference = _library.as_kernel(_library.ORACLES[name])
+
         def run(*arguments: Any) -> Any:
+            if _is_double(arguments[0]):
+                return reference(*arguments)
             self.ensure()
             return self._chosen[name](*arguments)
 
@@ -97,6 +102,12 @@ class Router:
             references = {n: _library.as_kernel(_library.ORACLES[n]) for n in _with_backward(name)}
             chosen |= references if found is None else found
         return chosen
+
+
+def _is_double(first: Any) -> bool:
+    """Of an operation's first argument, a tensor or a list of them: of a backward it is the incoming gradient."""
+    tensor = first[0] if isinstance(first, list) else first
+    return bool(tensor.dtype == torch.float64)
 
 
 def _is(verdict: verdicts.Verdict, name: str) -> bool:

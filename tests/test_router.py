@@ -93,9 +93,24 @@ def test_the_decision_is_made_once_at_the_first_call(monkeypatch):
     monkeypatch.setattr(Gpu, "current", lambda sources: asked.append(sources) or GPU)
     entries = [routed._entry(n) for n in ("bilateral_propagation", "bilateral_propagation_backward", "local_fusion")]
     assert asked == [] and routed.choices is None
-    assert [entry(1, 2) for entry in entries] == ["result"] * 3
-    assert calls == [(1, 2)] * 3 and asked == [""]
+    x = torch.zeros(1)
+    assert [entry(x, 2) for entry in entries] == ["result"] * 3
+    assert calls == [(x, 2)] * 3 and asked == [""]
     assert routed.choices["local_fusion"][0] == "cuda"
+
+
+def test_float64_is_the_references_without_a_decision():
+    def kernel(*arguments):
+        raise AssertionError("no GPU kernel takes float64")
+
+    routed = Router(list(backends._with_gpu_kernels()), "", lambda backend, name: {name: kernel})
+    x, features = torch.randn(1, 2, 3, 3, dtype=torch.float64), [torch.randn(1, 2, 3, 3, dtype=torch.float64)]
+    y, affinity = routed._entry("bilateral_propagation")(x, None, 1.5, 8)
+    assert y.dtype == torch.float64
+    grads = routed._entry("bilateral_propagation_backward")(y, x, None, affinity, 1.5, 8, True, False)
+    assert grads[0].dtype == torch.float64
+    assert routed._entry("equalization_consistency_loss")(features, features, [1.0], "cosine").dtype == torch.float64
+    assert routed.choices is None
 
 
 def test_whether_there_is_a_kernel_is_decided_too(monkeypatch):
