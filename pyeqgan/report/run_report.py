@@ -92,7 +92,7 @@ def _evaluation(options: ReportOptions, checkpoint: Checkpoint) -> str:
         return "<h2>Evaluation</h2>\n<p>Not evaluated yet: pyeqgan evaluate does it.</p>"
     result = read_result(folder)
     of, now = result.settings["subject"], subject(checkpoint)
-    if of is None or of["run"] != now["run"] or (of["step"] == now["step"] and of != now):
+    if of is None or of.get("run") != now["run"] or (of["step"] == now["step"] and of != now):
         raise UserError(f"the evaluation in {folder} is not of this run: --evaluation names another folder")
     later = "" if of == now else f", {int(now['step']) - of['step']:+} steps since then"
     return f"<h2>Evaluation of step {of['step']}{later}</h2>\n{sections(folder, result)}"

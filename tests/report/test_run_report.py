@@ -78,6 +78,9 @@ def test_an_evaluation_is_part_of_it_if_it_is_of_this_run(capsys, run, trained, 
     metrics.write_text(metrics.read_text().replace('"step": 2', '"step": 3'))
     status, _, err = report(capsys, other, "--evaluation", run / "evaluation")
     assert status == 2 and "is not of this run" in err and err.count("\n") == 1
+    metrics.write_text(metrics.read_text().replace('"run":', '"model":'))  # what somebody else has evaluated
+    status, _, err = report(capsys, run, "--force")
+    assert status == 2 and "is not of this run" in err and err.count("\n") == 1
     for damage in ("{", "[]", '{"scores": {}}'):
         metrics.write_text(damage)
         status, _, err = report(capsys, run, "--force")
