@@ -111,12 +111,14 @@ def test_matches_the_definition_as_well_as_plain_pytorch(separate, dtype):
         exact = [q.double(), labels, k.double(), key_labels] if separate else [q.double(), labels, None, None]
         truth = results(definition, *exact, upstream, **options)
         found, expected = (results(f, *problem, upstream, **options) for f in (ours, plain))
-        # A gradient that is zero by nature is noise by itself. Where all are, so is their ratio.
-        for a, b, t in ((found[0], expected[0], truth[0]), map(gradients, (found, expected, truth))):
-            if t.norm() > 1e-6:
-                assert_as_accurate([a], [b], [t], dtype)
-            else:
-                assert a.double().norm() < 1e-3
+        # What cancels: logits to a loss, keys over the temperature to a row's gradient, and what those give in turn.
+        lengths = torch.cat([x.double().norm(dim=1) for x in problem[::2] if x is not None] if m else [torch.ones(1)])
+        longest, shrunk = (1.0, lengths.min()) if options["normalize"] else (lengths.max(), 1.0)
+        logit, rows = longest**2 / options["temperature"], upstream.norm()
+        slope = rows * longest / (shrunk * options["temperature"])
+        terms = [m**0.5 * logit, *[slope] * (len(truth) - 2), rows * logit / options["temperature"]]
+        for a, b, t, size in zip(found, expected, truth, terms, strict=True):
+            assert_as_accurate([a], [b], [t], dtype, float(size))
 
 
 @pytest.mark.parametrize("mode", MODES)
