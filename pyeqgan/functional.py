@@ -12,6 +12,7 @@ from pyeqgan.ops.equalization_consistency_loss import equalization_consistency_l
 from pyeqgan.ops.equalization_fusion import equalization_fusion
 from pyeqgan.ops.lifted_fusion import lifted_fusion
 from pyeqgan.ops.local_fusion import local_fusion
+from pyeqgan.ops.modulated_norm import modulated_norm
 from pyeqgan.ops.multiscale_contrastive_loss import multiscale_contrastive_loss
 from pyeqgan.ops.skip_decoder_block import skip_decoder_block
 
@@ -23,6 +24,7 @@ __all__ = [
     "equalization_fusion",
     "lifted_fusion",
     "local_fusion",
+    "modulated_norm",
     "multiscale_contrastive_loss",
     "skip_decoder_block",
 ]

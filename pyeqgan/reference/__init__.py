@@ -38,6 +38,10 @@ from pyeqgan.reference.fusion import (
     lifted_fusion,
     local_fusion,
 )
+from pyeqgan.reference.modulation import (
+    modulated_norm,
+    modulated_norm_with_statistics,
+)
 
 __all__ = [
     "PADDING_MODES",
@@ -52,6 +56,8 @@ __all__ = [
     "equalization_fusion",
     "lifted_fusion",
     "local_fusion",
+    "modulated_norm",
+    "modulated_norm_with_statistics",
     "multiscale_contrastive_loss",
     "neighbours",
     "normalize",
