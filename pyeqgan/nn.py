@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from pyeqgan import functional
 
-__all__ = ["ActivatedConv2d", "EqualizationFusion", "ModulatedNorm", "MultiScaleContrastiveLoss", "SkipDecoderBlock"]
+__all__ = [
+    "ActivatedConv2d",
+    "EqualizationFusion",
+    "LayoutConv2d",
+    "ModulatedNorm",
+    "MultiScaleContrastiveLoss",
+    "SkipDecoderBlock",
+]
 
 _NORMS: dict[str | None, type[nn.Module]] = {
     None: nn.Identity,
@@ -278,6 +285,52 @@ class ModulatedNorm(nn.Module):
     def extra_repr(self) -> str:
         """The settings that printing the module shows."""
         return f"{self.channels}, norm={self.norm_type!r}, activation={self.activation!r}"
+
+
+class LayoutConv2d(nn.Conv2d):
+    """Convolve the one-hot form of a layout without making it, and activate.
+
+    A :class:`torch.nn.Conv2d` of ``num_classes`` channels in its parameters, initialisation and state. See
+    :func:`pyeqgan.functional.layout_conv2d`.
+
+    Shape:
+        labels (B,H,W) int64 → (B,out_channels,(H+2·padding−k)//stride+1,(W+2·padding−k)//stride+1).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        ignore_index: int = -1,
+        activation: str | None = None,
+        negative_slope: float = 0.2,
+    ) -> None:
+        super().__init__(num_classes, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        self.ignore_index = ignore_index
+        self.activation = activation
+        self.negative_slope = negative_slope
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return act(conv(one_hot(labels)))."""
+        return functional.layout_conv2d(
+            labels,
+            self.weight,
+            self.bias,
+            stride=int(self.stride[0]),
+            padding=int(self.padding[0]),
+            ignore_index=self.ignore_index,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
+        return f"{super().extra_repr()}, activation={self.activation!r}"  # type: ignore[no-untyped-call]
 
 
 class MultiScaleContrastiveLoss(nn.Module):

@@ -38,10 +38,12 @@ from pyeqgan.reference.fusion import (
     lifted_fusion,
     local_fusion,
 )
+from pyeqgan.reference.layout import layout_conv2d, one_hot
 from pyeqgan.reference.modulation import (
     modulated_norm,
     modulated_norm_with_statistics,
 )
+from pyeqgan.reference.similarity import similarity_loss, similarity_of_rows
 
 __all__ = [
     "PADDING_MODES",
@@ -54,6 +56,7 @@ __all__ = [
     "contrastive_rows",
     "equalization_consistency_loss",
     "equalization_fusion",
+    "layout_conv2d",
     "lifted_fusion",
     "local_fusion",
     "modulated_norm",
@@ -61,7 +64,10 @@ __all__ = [
     "multiscale_contrastive_loss",
     "neighbours",
     "normalize",
+    "one_hot",
     "pixels_of_scale",
+    "similarity_loss",
+    "similarity_of_rows",
     "skip_decoder_block",
     "skip_decoder_block_with_statistics",
     "spatial_matrix",
