@@ -89,13 +89,13 @@ class LayoutSampler:
     def batch(self, step: int) -> LayoutBatch:
         """The batch of one step, step ≥ 0. UserError if a pair cannot be read."""
         draws = self._draw(step)[self.rows]
-        pairs = [self.images.pair(draw.index, draw.view) for draw in draws]
+        pairs = [self.images.pair(draw.pair, draw.view) for draw in draws]
         images = np.stack([draw.turn(image) for draw, (image, _) in zip(draws, pairs, strict=True)])
         labels = np.stack([draw.turn(labels) for draw, (_, labels) in zip(draws, pairs, strict=True)])
         edges = canny(images, self.thresholds)[:, None]
         outlines = None
         if self.with_instances:
-            things = np.stack([draw.turn(self.images.instances(draw.index, draw.view)) for draw in draws])
+            things = np.stack([draw.turn(self.images.instances(draw.pair, draw.view)) for draw in draws])
             outlines = torch.from_numpy(instance_edges(things)[:, None])
         return LayoutBatch(to_tensor(images), torch.from_numpy(labels), torch.from_numpy(edges), outlines)
 
@@ -121,7 +121,7 @@ class LayoutSampler:
 class _Draw(NamedTuple):
     """A pair and how it is seen."""
 
-    index: int
+    pair: int
     view: View
     mirrored: bool
 
