@@ -37,8 +37,9 @@ class Branches(nn.Module):
 
 
 class SemanticPreserving(nn.Module):
-    """Refine the image: F_c = conv3(lrelu([F, I', I'_e, S])), N_c maps; γ = σ(mean F_c); F_c·(1 + γ) → conv3 → conv3 → tanh.
+    """Refine the image by its layout.
 
+    F_c = conv3(lrelu([F, I', I'_e, S])), N_c maps; γ = σ(mean F_c); I'' = tanh(conv3(conv3(F_c·(1 + γ)))).
     The channels between the last two convolutions, 64, and the leaky ReLU there are (ours).
     """
 

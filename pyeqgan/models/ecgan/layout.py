@@ -85,7 +85,9 @@ class JointConv2d(nn.Conv2d):
         super().__init__(sum(channels) + config.num_classes, out_channels, kernel_size, stride, padding)
         self._parts = [*channels, config.num_classes]
 
-    def forward(self, layout: Layout, *maps: Tensor, activation: str | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, layout: Layout, *maps: Tensor, activation: str | None = None
+    ) -> Tensor:
         """Return the convolution, activated by None, "relu" or "leaky_relu"."""
         whole = activation if not maps and layout.edges is None else None  # then in one pass
         y = self.of_layout(layout, activation=whole)

@@ -1,4 +1,4 @@
-"""The generator's trunk: SPADE's residual blocks (Park et al., CVPR 2019), from a small map of the layout to the image's size."""
+"""The generator's trunk: SPADE's residual blocks (Park et al., CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Trunk(nn.Module):
             self.levels.insert(1, 4)
         channels = [config.trunk_channels(level) for level in self.levels]
         self.start = JointConv2d(config, [], channels[0])
-        self.blocks = nn.ModuleList(SpadeBlock(config, i, o) for i, o in zip([channels[0], *channels], channels))
+        self.blocks = nn.ModuleList(SpadeBlock(config, i, o) for i, o in pairwise([channels[0], *channels]))
 
     def forward(self, layout: Layout) -> tuple[Tensor, list[Tensor]]:
         """Return F and the features of the levels that the contrastive loss looks at, coarse to fine."""
@@ -70,7 +70,7 @@ class SpadeBlock(nn.Module):
         if self.shortcut is not None:
             modulation, convolution = self.shortcut
             x = convolution(modulation(x, layout))
-        return x + y
+        return x + y  # type: ignore[no-any-return]
 
 
 class Spade(nn.Module):
@@ -89,8 +89,7 @@ class Spade(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Return x (B,C,h,w) normalised, modulated by the layout of its size, and activated."""
         gamma, beta = self.modulation(self.hidden(layout, activation="relu")).chunk(2, 1)
-        y: Tensor = self.norm(x, gamma, beta)
-        return y
+        return self.norm(x, gamma, beta)  # type: ignore[no-any-return]
 
 
 def spectral(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -33,13 +33,13 @@ class LossWeights:
         edges, images, refined: of the modalities I'_e, I' and I'', in the hinge loss and in feature matching.
         feature_matching: weight of the distance between the discriminator's features of real and generated maps.
         similarity: weight of the similarity loss on the final image (the value is ours).
-        similarity_stride: of the pixels it compares, every that many in each direction (ours): their pairs are compared.
+        similarity_stride: it compares all pairs of every that manyth pixel in each direction (ours).
         contrastive: total weight of the contrastive loss (the value is ours).
         contrast: "none"; "single": within the features of H/2; "multi": within and across H/8, H/4 and H/2.
         contrast_pixels: how many pixels of an image and class contrast at most (ours); None: all.
 
     Raises:
-        ValueError: a weight is negative or not finite, no image has one, ``contrast`` is unknown, or a number is below 1.
+        ValueError: a weight is negative or not finite, no image has one, ``contrast`` is unknown, a number below 1.
     """
 
     edges: float = 1.0
