@@ -19,7 +19,7 @@ from pyeqgan.evaluation import read_result, sections
 from pyeqgan.evaluation.folder import METRICS
 from pyeqgan.files import write_whole
 from pyeqgan.models import EqGANGenerator
-from pyeqgan.options import ReportOptions, TrainOptions, flag
+from pyeqgan.options import EqGANOptions, ReportOptions, TrainOptions, flag
 from pyeqgan.pages import document, figure, image, settings, table
 from pyeqgan.report.nearest import Nearest, nearest_images
 from pyeqgan.report.pictures import nearest_picture
@@ -66,7 +66,7 @@ def write_run_report(options: ReportOptions, report: Report, progress: Progress 
 
 
 def _summary(
-    config: TrainOptions, checkpoint: Checkpoint, generator: EqGANGenerator, metrics: list[dict[str, float]]
+    config: EqGANOptions, checkpoint: Checkpoint, generator: EqGANGenerator, metrics: list[dict[str, float]]
 ) -> str:
     parameters = sum(parameter.numel() for parameter in generator.parameters())
     speed = f", {metrics[-1]['steps_per_second']:.3g} steps a second at the last" if metrics else ""
