@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from pyeqgan.models.ecgan import ECGANOutput, Judgement
 from pyeqgan.training.ecgan import losses
 from pyeqgan.training.ecgan.losses import LossWeights
-from pyeqgan.training.step import Autocast, Backward, frozen
+from pyeqgan.training.system import Autocast, Backward, frozen
 
 if TYPE_CHECKING:
     from pyeqgan.data.layouts import LayoutBatch
@@ -112,7 +112,7 @@ def generator_step(
     """
     fakes = _judged(output, weights)
     of_fakes = weights.of(list(fakes))
-    with frozen(discriminator), frozen(segmenter):
+    with frozen(discriminator, segmenter):
         with record_function("generator: judged"), autocast():
             judged: list[Judgement] = discriminator(
                 batch.labels, torch.stack(list(fakes.values())), batch.instance_edges
