@@ -48,7 +48,9 @@ class Layout(NamedTuple):
             raise TypeError(f"{name}: labels: expected torch.int64, got {labels.dtype}")
         if (edges is not None) != config.instance_edges:
             expected = "a tensor, as the configuration has them" if config.instance_edges else "None"
-            raise ValueError(f"{name}: instance_edges: expected {expected}, got {'None' if edges is None else 'one'}")
+            raise ValueError(
+                f"{name}: instance_edges: expected {expected}, got {'None' if edges is None else 'a tensor'}"
+            )
         if edges is not None and edges.shape != (len(labels), 1, *size):
             expected_shape = (len(labels), 1, *size)
             raise ValueError(f"{name}: instance_edges: expected shape {expected_shape}, got {tuple(edges.shape)}")
