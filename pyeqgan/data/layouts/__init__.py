@@ -3,7 +3,7 @@
 from pyeqgan.data.layouts.edges import THRESHOLDS, EdgeMaps, Thresholds, canny, instance_edges
 from pyeqgan.data.layouts.embedded import EmbeddedLayouts
 from pyeqgan.data.layouts.images import IGNORED, Instances, Labels, LayoutImages, LayoutSplit, View
-from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler
+from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler, prefetch_layouts
 from pyeqgan.data.layouts.source import EMBEDDED, open_layouts
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "canny",
     "instance_edges",
     "open_layouts",
+    "prefetch_layouts",
 ]
