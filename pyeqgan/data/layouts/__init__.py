@@ -1,0 +1,26 @@
+"""Pairs of images and label maps: sources (the embedded landscapes, folders of pairs), their split, and batches."""
+
+from pyeqgan.data.layouts.edges import THRESHOLDS, EdgeMaps, Thresholds, canny, instance_edges
+from pyeqgan.data.layouts.embedded import EmbeddedLayouts
+from pyeqgan.data.layouts.images import IGNORED, Instances, Labels, LayoutImages, LayoutSplit, View
+from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler
+from pyeqgan.data.layouts.source import EMBEDDED, open_layouts
+
+__all__ = [
+    "EMBEDDED",
+    "IGNORED",
+    "THRESHOLDS",
+    "EdgeMaps",
+    "EmbeddedLayouts",
+    "Instances",
+    "Labels",
+    "LayoutBatch",
+    "LayoutImages",
+    "LayoutSampler",
+    "LayoutSplit",
+    "Thresholds",
+    "View",
+    "canny",
+    "instance_edges",
+    "open_layouts",
+]
