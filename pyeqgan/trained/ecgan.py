@@ -103,6 +103,7 @@ def evaluate(
     """
     generator = averaged_generator(checkpoint)
     refuse(options, EVALUATION_OF_EQGAN, "ecgan")
+    report(f"evaluating {checkpoint.path}")
     generator.to(device)
 
     if generator.config.modules == "image":
