@@ -1,4 +1,4 @@
-"""What an evaluation of painted layouts leaves behind: numbers as JSON and CSV, samples as a picture, a chart, a page."""
+"""What an evaluation of painted layouts leaves behind: numbers (JSON, CSV), samples as a picture, a chart, a page."""
 
 from __future__ import annotations
 
