@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pyeqgan.options import TrainOptions
+from pyeqgan.options import EqGANOptions
 from pyeqgan.training.checkpoint import load_checkpoint
 from pyeqgan.training.run import train
 
@@ -40,7 +40,7 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
-def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
+def run_options(data: Path, output: Path, **changed: Any) -> EqGANOptions:
     """Options of a run that takes about a tenth of a second a step, and draws no picture before its end."""
     fields = {
         "data": str(data),
@@ -53,7 +53,7 @@ def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
         "log_every": 1,
         "device": "cpu",
     }
-    return TrainOptions(output=output, **(fields | changed))
+    return EqGANOptions(output=output, **(fields | changed))
 
 
 def run(data: Path, output: Path, **changed: Any) -> tuple[int, str]:

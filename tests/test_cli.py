@@ -13,10 +13,10 @@ from typing import get_args, get_type_hints
 import pytest
 import runs
 
-import pyeqgan.options.train
+import pyeqgan.options.train_eqgan
 from pyeqgan import cli
 from pyeqgan.commands.bench import BenchOptions
-from pyeqgan.options import TrainOptions, flag
+from pyeqgan.options import EqGANOptions, flag
 
 
 @pytest.fixture(scope="module")
@@ -240,12 +240,12 @@ def test_bench_measures_what_it_is_told_to(capsys):
 
 def test_the_choices_are_those_of_the_models():
     from pyeqgan.models.eqgan import config as eqgan_config
-    from pyeqgan.training import losses
+    from pyeqgan.training.eqgan import losses
 
     for module, names in ((eqgan_config, ("Fusion", "Equalization", "Detail")), (losses, ("Penalty",))):
         for name in names:
-            assert get_args(getattr(pyeqgan.options.train, name)) == get_args(getattr(module, name))
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+            assert get_args(getattr(pyeqgan.options.train_eqgan, name)) == get_args(getattr(module, name))
+    defaults = {field.name: field.default for field in dataclasses.fields(EqGANOptions)}
     for field in dataclasses.fields(eqgan_config.EqGANConfig):
         assert field.name == "num_classes" or defaults[field.name] == field.default
     weights = losses.LossWeights()

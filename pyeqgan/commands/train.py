@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from pyeqgan.commands.command import Command
-from pyeqgan.options import TrainOptions
+from pyeqgan.options import TRAINABLE, EqGANOptions, TrainOptions
 
 HELP = """Train an EqGAN on the seen classes of a data set.
 
@@ -43,4 +46,11 @@ def run(options: TrainOptions) -> int:
     return train(options, Console())
 
 
-COMMAND = Command(TrainOptions, HELP, run)
+def choose(arguments: Sequence[str]) -> type[TrainOptions]:
+    """The options of the model that `--model` names, of EqGAN without; an unknown name is left to the parser."""
+    given = [after for word, after in pairwise(arguments) if word == "--model"]
+    given += [word.partition("=")[2] for word in arguments if word.startswith("--model=")]
+    return TRAINABLE.get((given or ["eqgan"])[-1], EqGANOptions)
+
+
+COMMAND = Command(TrainOptions, HELP, run, choose)
