@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.bootstrap import Estimate
@@ -13,12 +13,23 @@ from pyeqgan.evaluation.folder import METRICS
 from pyeqgan.evaluation.published import Published, Row
 from pyeqgan.evaluation.result import Downstream, EvaluationResult, Scores
 
+Found = TypeVar("Found")
+
 
 def read_result(folder: Path) -> EvaluationResult:
     """What `evaluate_generator` left in a folder; UserError if there is nothing, or it cannot be read as such."""
+    return read_metrics(folder, _result)
+
+
+def read_metrics(folder: Path, parse: Callable[[dict[str, Any]], Found]) -> Found:
+    """What the numbers that an evaluation left in a folder are parsed as.
+
+    Raises:
+        UserError: there are none, or they cannot be read as such.
+    """
     file = folder / METRICS
     try:
-        return _result(json.loads(file.read_bytes()))
+        return parse(json.loads(file.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no evaluation in {folder}: expected a folder with {METRICS}") from error
     except OSError as error:
@@ -27,24 +38,29 @@ def read_result(folder: Path) -> EvaluationResult:
         raise UserError(f"{file} is damaged, or of another version of pyeqgan: evaluate again") from error
 
 
+def read_scores(values: Mapping[str, Any]) -> dict[str, Scores]:
+    """The numbers of each generator."""
+    return {
+        name: Scores(**{**scores, "estimates": read_estimates(scores["estimates"])}) for name, scores in values.items()
+    }
+
+
+def read_estimates(values: Mapping[str, Any]) -> dict[str, Estimate | None]:
+    """Numbers by their names."""
+    return {name: None if about is None else _estimate(about) for name, about in values.items()}
+
+
 def _result(values: dict[str, Any]) -> EvaluationResult:
     downstream, published, draws = (values.pop(name) for name in ("downstream", "published", "draws"))
     numbers = ("without", "with_generated", "difference")
     return EvaluationResult(
-        scores={
-            name: Scores(**{**scores, "estimates": _estimates(scores["estimates"])})
-            for name, scores in values.pop("scores").items()
-        },
-        generator_minus_copy=_estimates(values.pop("generator_minus_copy")),
+        scores=read_scores(values.pop("scores")),
+        generator_minus_copy=read_estimates(values.pop("generator_minus_copy")),
         draws=None if draws is None else {name: _estimate(about) for name, about in draws.items()},
         downstream=downstream and Downstream(**{**downstream, **{n: _estimate(downstream[n]) for n in numbers}}),
         published=published and Published(published["data"], tuple(map(_row, published["rows"]))),
         **values,
     )
-
-
-def _estimates(values: Mapping[str, Any]) -> dict[str, Estimate | None]:
-    return {name: None if about is None else _estimate(about) for name, about in values.items()}
 
 
 def _estimate(about: Mapping[str, Any]) -> Estimate:
