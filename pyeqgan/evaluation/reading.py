@@ -13,7 +13,7 @@ from pyeqgan.evaluation.folder import METRICS
 from pyeqgan.evaluation.published import Published, Row
 from pyeqgan.evaluation.result import Downstream, EvaluationResult, Scores
 
-Found = TypeVar("Found")
+_Result = TypeVar("_Result")
 
 
 def read_result(folder: Path) -> EvaluationResult:
@@ -21,15 +21,11 @@ def read_result(folder: Path) -> EvaluationResult:
     return read_metrics(folder, _result)
 
 
-def read_metrics(folder: Path, parse: Callable[[dict[str, Any]], Found]) -> Found:
-    """What the numbers that an evaluation left in a folder are parsed as.
-
-    Raises:
-        UserError: there are none, or they cannot be read as such.
-    """
+def read_metrics(folder: Path, understand: Callable[[dict[str, Any]], _Result]) -> _Result:
+    """What `understand` makes of the numbers in a folder; UserError if there are none, or it cannot."""
     file = folder / METRICS
     try:
-        return parse(json.loads(file.read_bytes()))
+        return understand(json.loads(file.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no evaluation in {folder}: expected a folder with {METRICS}") from error
     except OSError as error:
@@ -38,29 +34,29 @@ def read_metrics(folder: Path, parse: Callable[[dict[str, Any]], Found]) -> Foun
         raise UserError(f"{file} is damaged, or of another version of pyeqgan: evaluate again") from error
 
 
-def read_scores(values: Mapping[str, Any]) -> dict[str, Scores]:
-    """The numbers of each generator."""
-    return {
-        name: Scores(**{**scores, "estimates": read_estimates(scores["estimates"])}) for name, scores in values.items()
-    }
-
-
-def read_estimates(values: Mapping[str, Any]) -> dict[str, Estimate | None]:
-    """Numbers by their names."""
-    return {name: None if about is None else _estimate(about) for name, about in values.items()}
-
-
 def _result(values: dict[str, Any]) -> EvaluationResult:
     downstream, published, draws = (values.pop(name) for name in ("downstream", "published", "draws"))
     numbers = ("without", "with_generated", "difference")
     return EvaluationResult(
-        scores=read_scores(values.pop("scores")),
-        generator_minus_copy=read_estimates(values.pop("generator_minus_copy")),
+        scores=scores_of(values.pop("scores")),
+        generator_minus_copy=estimates_of(values.pop("generator_minus_copy")),
         draws=None if draws is None else {name: _estimate(about) for name, about in draws.items()},
         downstream=downstream and Downstream(**{**downstream, **{n: _estimate(downstream[n]) for n in numbers}}),
         published=published and Published(published["data"], tuple(map(_row, published["rows"]))),
         **values,
     )
+
+
+def scores_of(values: Mapping[str, Any]) -> dict[str, Scores]:
+    """The scores of every generator, as `dataclasses.asdict` left them."""
+    return {
+        name: Scores(**{**scores, "estimates": estimates_of(scores["estimates"])}) for name, scores in values.items()
+    }
+
+
+def estimates_of(values: Mapping[str, Any]) -> dict[str, Estimate | None]:
+    """Estimates by the names of the metrics, as `dataclasses.asdict` left them."""
+    return {name: None if about is None else _estimate(about) for name, about in values.items()}
 
 
 def _estimate(about: Mapping[str, Any]) -> Estimate:

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from pyeqgan.evaluation.layouts.result import LayoutEvaluation
-from pyeqgan.evaluation.reading import read_estimates, read_metrics, read_scores
+from pyeqgan.evaluation.reading import estimates_of, read_metrics, scores_of
 
 
-def read_evaluation(folder: Path) -> LayoutEvaluation:
+def read_layout_evaluation(folder: Path) -> LayoutEvaluation:
     """What `evaluate_layouts` left in a folder; UserError if there is nothing, or it cannot be read as such."""
-    return read_metrics(folder, _evaluation)
+    return read_metrics(folder, _result)
 
 
-def _evaluation(values: dict[str, Any]) -> LayoutEvaluation:
+def _result(values: dict[str, Any]) -> LayoutEvaluation:
     segmenters = values.pop("segmenters")
     return LayoutEvaluation(
-        scores=read_scores(values.pop("scores")),
-        generator_minus_painter=read_estimates(values.pop("generator_minus_painter")),
-        segmenters=segmenters and {name: read_estimates(estimates) for name, estimates in segmenters.items()},
+        scores=scores_of(values.pop("scores")),
+        generator_minus_painter=estimates_of(values.pop("generator_minus_painter")),
+        segmenters=segmenters and {name: estimates_of(about) for name, about in segmenters.items()},
         **values,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyeqgan.data import to_tensor
 from pyeqgan.data.layouts import LayoutImages, LayoutSplit, View, canny
+from pyeqgan.data.layouts.images import CENTRE
 from pyeqgan.evaluation.layouts import Paint
 
 SIZE = (32, 32)
@@ -35,8 +36,8 @@ class Textures:
     def name(self, index: int) -> str:
         return f"pair {index}"
 
-    def pair(self, index: int, view: View = View()) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        assert view == View() and 0 <= index < self._count
+    def pair(self, index: int, view: View = CENTRE) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        assert view == CENTRE and 0 <= index < self._count
         rng = np.random.default_rng([self._seed, index])
         height, width = self.image_size
         labels = np.kron(rng.integers(3, size=(2, 2)), np.ones((height // 2, width // 2), np.int64))
@@ -47,7 +48,7 @@ class Textures:
         image.flags.writeable = labels.flags.writeable = False
         return image, labels
 
-    def instances(self, index: int, view: View = View()) -> NDArray[np.int32] | None:
+    def instances(self, index: int, view: View = CENTRE) -> NDArray[np.int32] | None:
         return np.arange(32, dtype=np.int32).repeat(32).reshape(SIZE) // 16 if self.has_instances else None
 
 

@@ -28,7 +28,8 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "near"), [((0, 2), True), ((2, 0), True), ((1, 1), True), ((1, 2), False), ((2, 2), False), ((0, 3), False)]
+    ("step", "near"),
+    [((0, 2), True), ((2, 0), True), ((1, 1), True), ((1, 2), False), ((2, 2), False), ((0, 3), False)],
 )
 def test_near_is_within_a_disc(step: tuple[int, int], near: bool) -> None:
     assert edge_f1(edge_counts(points((4, 4)), points((4 + step[0], 4 + step[1])), 2)) == float(near)

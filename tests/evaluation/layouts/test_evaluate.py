@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import shutil
@@ -23,14 +24,12 @@ from pyeqgan.evaluation.layouts import (
     Paint,
     SegmenterConfig,
     evaluate_layouts,
-    read_evaluation,
+    read_layout_evaluation,
     write_page,
 )
 from pyeqgan.files import locked
 
-PROTOCOL = LayoutProtocol(
-    batch_size=5, segmenter_training=SegmenterConfig(steps=80, batch_size=8, learning_rate=1e-2)
-)
+PROTOCOL = LayoutProtocol(batch_size=5, segmenter_training=SegmenterConfig(steps=80, batch_size=8, learning_rate=1e-2))
 FILES = {"metrics.json", "classes.csv", "samples.png", "metrics.png"}
 SHARED = "segmenter_*.safetensors"
 
@@ -100,8 +99,6 @@ def test_the_image_of_another_layout_fails(evaluate: Callable, painter: Callable
 
 
 def test_flat_colours_that_tell_the_classes_are_warned_of(perfect: tuple[LayoutEvaluation, Path]) -> None:
-    import dataclasses
-
     result, _ = perfect
     easy = dataclasses.replace(result, scores={**result.scores, "painter": result.scores["real"]})
     assert "Flat colours are told apart nearly as well as real images" in easy.verdict()
@@ -110,7 +107,7 @@ def test_flat_colours_that_tell_the_classes_are_warned_of(perfect: tuple[LayoutE
 def test_what_is_written(perfect: tuple[LayoutEvaluation, Path], tmp_path: Path) -> None:
     result, folder = perfect
     assert {path.name for path in folder.iterdir() if not path.match(SHARED)} == FILES
-    assert read_evaluation(folder) == result
+    assert read_layout_evaluation(folder) == result
     told = json.loads((folder / "metrics.json").read_text())
     assert told["settings"]["subject"] == {"step": 7} and told["settings"]["image_size"] == [32, 32]
     head, *rows = csv.reader((folder / "classes.csv").open())
@@ -138,7 +135,7 @@ def test_an_evaluation_is_neither_lost_nor_mixed(
     paint = painter(split.test)
     evaluate(paint, progress=lambda what, done, total: steps.append(f"{what} {done}/{total}"))
     assert steps == [f"painting test layouts {n}/12" for n in (5, 10, 12)]  # the segmenter was there
-    write_page(tmp_path, read_evaluation(tmp_path))
+    write_page(tmp_path, read_layout_evaluation(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=r"already holds metrics.json: --force"):
         evaluate(paint)
@@ -222,7 +219,7 @@ def test_one_image_and_several_segmenters(textures: Callable, painter: Callable,
         assert spread["miou"] is not None and spread["miou"].interval is not None
         assert (spread["frechet"] is None) == (images == 1)  # one image has no covariance
         assert (result.scores["generator"].estimates["miou"].interval is None) == (images == 1)  # type: ignore[union-attr]
-        assert read_evaluation(folder) == result
+        assert read_layout_evaluation(folder) == result
         assert "Over 2 segmenters" in write_page(folder, result).read_text(encoding="utf-8")
         assert not math.isnan(value(result, "generator", "miou"))
 
@@ -247,7 +244,7 @@ def faults() -> dict[str, tuple[Callable[[Tensor], tuple], type[Exception], str]
             ValueError,
             r"paint: edges: expected shape \(5, 3, 32, 32\), got \(5, 2, 32, 32\)",
         ),
-        "range": (lambda x: (None, image(x), image(x) + 2), ValueError, r"paint: refined: expected values in \[-1, 1\]"),
+        "range": (lambda x: (None, image(x), image(x) + 2), ValueError, r"refined: expected values in \[-1, 1\]"),
         "type": (lambda x: (None, image(x).byte(), None), TypeError, "paint: images: expected floating point"),
     }
 
@@ -280,7 +277,7 @@ def test_numbers_out_of_range_are_told(name: str, least: int) -> None:
 
 def test_a_folder_without_an_evaluation_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no evaluation in"):
-        read_evaluation(tmp_path)
+        read_layout_evaluation(tmp_path)
     (tmp_path / "metrics.json").write_text('{"scores": {}}')
     with pytest.raises(UserError, match="is damaged, or of another version of pyeqgan"):
-        read_evaluation(tmp_path)
+        read_layout_evaluation(tmp_path)

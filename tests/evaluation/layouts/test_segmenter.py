@@ -83,9 +83,7 @@ def test_what_cannot_be_learned_from_is_told(textures: Callable) -> None:
 
 def get(pairs: LayoutImages, folder: Path, config: SegmenterConfig = QUICK) -> tuple[Segmenter, Path, int]:
     steps: list[int] = []
-    network, path = segmenter(
-        pairs, config, folder, device=CPU, progress=lambda what, done, total: steps.append(done)
-    )
+    network, path = segmenter(pairs, config, folder, device=CPU, progress=lambda what, done, total: steps.append(done))
     return network, path, len(steps)
 
 
