@@ -79,6 +79,6 @@ def test_draws_of_which_there_is_no_number_are_left_out() -> None:
         known = [values[c] for c in drawn if not math.isnan(values[c])]
         return float(np.mean(known)) if known else math.nan
 
-    estimate = bootstrap(mean, 4, seed=0)
+    estimate = bootstrap(mean, 4, seed=0, bounds=(1, 3))
     assert estimate.value == 2 and estimate.interval is not None
     assert 1 <= estimate.interval[0] < 2 < estimate.interval[1] <= 3
