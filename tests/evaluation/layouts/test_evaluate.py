@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from html_page import assert_whole
 from PIL import Image
 from torch import Tensor
 
+from pyeqgan.data import to_tensor
 from pyeqgan.data.layouts import LayoutSplit
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.layouts import (
@@ -281,3 +284,33 @@ def test_a_folder_without_an_evaluation_is_told(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"scores": {}}')
     with pytest.raises(UserError, match="is damaged, or of another version of pyeqgan"):
         read_layout_evaluation(tmp_path)
+
+
+class Flat:
+    """In place of the published networks, whose weights tests do not have: an image's pixels, averaged a little."""
+
+    def __init__(self, *arguments: object, **options: object) -> None: ...
+
+    def features(self, images: np.ndarray) -> Tensor:
+        return torch.nn.functional.avg_pool2d(to_tensor(images), 16).flatten(1).double()
+
+    embed = features
+
+
+def test_published_networks_look_too(
+    evaluate: Callable, painter: Callable, split: LayoutSplit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = importlib.import_module("pyeqgan.evaluation.layouts.evaluate")
+    monkeypatch.setattr(module, "InceptionFeatures", Flat)
+    monkeypatch.setattr(module, "LPIPS", Flat)
+    protocol = dataclasses.replace(PROTOCOL, inception=True, lpips="vgg")
+    result = evaluate(painter(split.test, shift=1), protocol)
+    assert value(result, "generator", "fid") == pytest.approx(0, abs=1e-9)  # the same images all together
+    assert value(result, "real", "fid") > 0
+    images = Flat().features(np.stack([split.test.pair(index)[0] for index in range(len(split.test))]))
+    expected = (images - images.roll(-1, 0)).square().sum(1).mean()
+    assert value(result, "generator", "lpips") == pytest.approx(float(expected))
+    assert value(result, "real", "lpips") == 0
+    assert {"fid", "lpips"} <= result.metrics().keys()
+    html = write_page(tmp_path, result).read_text(encoding="utf-8")
+    assert "FID" in html and "LPIPS to the real image" in html
