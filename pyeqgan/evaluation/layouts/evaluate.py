@@ -82,7 +82,7 @@ def evaluate_layouts(
         indices = _spread(len(split.test), protocol.most_images)
         looks, samples = _looks(trial, indices, protocol.batch_size, progress)
         target = Target(looks["real"].features, looks["real"].inception)
-        # Real images are no nearer to themselves than any other: they are compared as training images.
+        # The test images are at no distance from themselves: as many of the training half stand for real ones.
         others = _spread(len(split.train), len(indices))
         features = dataclasses.replace(trial, pairs=split.train).features(others)
         looks["real"] = dataclasses.replace(looks["real"], features=features[0], inception=features[1])
@@ -92,6 +92,7 @@ def evaluate_layouts(
             note=NOTE,
             settings={
                 **asdict(protocol),
+                "thresholds": list(protocol.thresholds),
                 "device": str(device),
                 "image_size": list(split.test.image_size),
                 "subject": subject,

@@ -10,9 +10,10 @@ from torch import Tensor
 from pyeqgan.data import to_tensor
 from pyeqgan.data.layouts import LayoutImages
 
-Paint = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
-"""(labels (B,H,W) int64 with −1 where ignored, instance edges (B,1,H,W) or None; both on the CPU) -> edges (B,C,H,W)
-with C 1 or 3, images and refined images (B,3,H,W), all float32 in [-1,1]; an edge is where the mean of C is above 0."""
+Paint = Callable[[Tensor, Tensor | None], tuple[Tensor | None, Tensor, Tensor | None]]
+"""(labels (B,H,W) int64 with −1 where ignored, instance edges (B,1,H,W) float32 if the data know instances, else None;
+both on the CPU) -> edges (B,C,H,W) with C 1 or 3, images and refined images (B,3,H,W), floating in [−1,1]. An edge is
+where the mean over C is above 0. A painter of no edges, or none that refines, returns None for them."""
 
 
 def mean_colours(pairs: LayoutImages) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an evaluation of painted layouts leaves behind: numbers as JSON and CSV, samples as a picture, a chart, a page."""
+"""What an evaluation of painted layouts leaves behind: numbers (JSON, CSV), samples as a picture, a chart, a page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from pyeqgan import pages
-from pyeqgan.data.layouts.palette import coloured
+from pyeqgan.data.images import Pixels
+from pyeqgan.data.layouts import coloured
 from pyeqgan.evaluation.folder import CHART, CLASSES, METRICS, SAMPLES
 from pyeqgan.evaluation.layouts.result import TITLES, LayoutEvaluation
 from pyeqgan.evaluation.layouts.trial import Sample
@@ -19,7 +18,7 @@ from pyeqgan.evaluation.page import comparison, explanations, number, write_sect
 from pyeqgan.evaluation.report import rows_picture, write_picture_and_chart
 from pyeqgan.files import write_whole
 
-COLUMNS = {"labels": "layout", "edges": "edges", "unrefined": "image", "refined": "refined", "painter": "class mean"}
+COLUMNS = ("unrefined", "generator", "real", "painter")
 
 
 def write_report(output: Path, result: LayoutEvaluation, samples: Sequence[Sample]) -> None:
@@ -28,8 +27,8 @@ def write_report(output: Path, result: LayoutEvaluation, samples: Sequence[Sampl
     Raises:
         UserError: a file cannot be written.
     """
-    rows = [(s.name, {"labels": coloured(s.labels.numpy()[None]), **_pictures(s)}) for s in samples]
-    write_picture_and_chart(output, rows_picture(rows, COLUMNS), result.metrics(), result.scores, TITLES)
+    picture = rows_picture([(sample.name, _pictures(sample)) for sample in samples], TITLES)
+    write_picture_and_chart(output, picture, result.metrics(), result.scores, TITLES)
     write_whole(output / CLASSES, _csv(_class_rows(result)).encode())
     write_whole(output / METRICS, result.to_json().encode())
 
@@ -80,12 +79,17 @@ def sections(output: Path, result: LayoutEvaluation) -> str:
     return "\n".join(filter(None, told))
 
 
-def _pictures(sample: Sample) -> dict[str, np.ndarray]:
-    return {name: getattr(sample, name)[None] for name in ("edges", "unrefined", "refined", "real", "painter")}
+def _pictures(sample: Sample) -> dict[str, Pixels]:
+    """What a row of the picture shows, by the titles of the columns."""
+    pictures = {"layout": coloured(sample.labels.numpy())}
+    if sample.edges is not None:
+        pictures["edges"] = sample.edges
+    pictures |= {name: sample.images[name] for name in COLUMNS if name in sample.images}
+    return {name: picture[None] for name, picture in pictures.items()}
 
 
 def _edges(result: LayoutEvaluation) -> str:
-    """Precision and recall of the refined image's edges, and what an edge everywhere reaches."""
+    """Precision and recall of the generator's edges, and what an edge everywhere reaches."""
     ours, metrics = result.scores["generator"].estimates, result.metrics()
     rows = "".join(
         f"<tr><th>{escape(metrics[name].title)}</th>"

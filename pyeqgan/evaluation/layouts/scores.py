@@ -128,7 +128,7 @@ def edges_everywhere(looks: Looks) -> dict[str, float | None]:
 
 
 def _over(share: Callable[[Tensor], float], counts: Tensor) -> Callable[[Sequence[int]], float]:
-    return lambda drawn: share(counts[drawn])
+    return lambda drawn: share(counts[drawn]) if counts.shape[1] else math.nan
 
 
 def _frechet(features: Tensor, target: Tensor) -> Statistic:

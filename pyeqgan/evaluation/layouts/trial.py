@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -28,8 +28,8 @@ class Looks:
     Attributes:
         counts: (n,S,Nc,3), see `class_counts`.
         features: (n,S,64) of the segmenters.
-        own_edges: (n,4) of the painted edges against those of the image, see `edge_counts`.
-        real_edges: (n,4) of the painted edges against those of the real image.
+        own_edges: (n,4) of the painted edges against those of the image, see `edge_counts`; (n,0) of no edges.
+        real_edges: (n,4) of the painted edges against those of the real image, or (n,0).
         everywhere: (n,2,4) of an edge in every pixel, against the same two.
         inception: (n,2048), or (n,0) if not measured.
         lpips: (n,1) to the real image, or (n,0).
@@ -51,22 +51,19 @@ class Looks:
 
 @dataclass(frozen=True)
 class Sample:
-    """One test pair to look at: pictures uint8 (H,W,3) and labels (H,W)."""
+    """One test layout to look at, labels (H,W), and all of it uint8 (H,W,3): edges, and images by their painters."""
 
     name: str
     labels: Tensor
-    edges: Pixels
-    unrefined: Pixels
-    refined: Pixels
-    painter: Pixels
-    real: Pixels
+    edges: Pixels | None
+    images: Mapping[str, Pixels]
 
 
 @dataclass(frozen=True)
 class Painted:
-    """One painter's batch: edges (B,H,W) bool and images uint8 (B,H,W,3)."""
+    """One painter's batch: edges (B,H,W) bool, if it paints them, and images uint8 (B,H,W,3)."""
 
-    edges: Tensor
+    edges: Tensor | None
     images: Pixels
 
 
@@ -88,18 +85,21 @@ class Trial:
         pairs = [self.pairs.pair(index) for index in indices]
         real = np.stack([image for image, _ in pairs])
         labels = torch.from_numpy(np.stack([labels for _, labels in pairs]))
-        edges, unrefined, refined = self._paint(labels, indices)
+        real_edges = self._edges(real)
         painted = {
-            "generator": Painted(edges, refined),
-            "unrefined": Painted(edges, unrefined),
+            **self._paint(labels, indices),
             "painter": self._with_edges(to_uint8(paint_means(labels, self.colours))),
-            "real": self._with_edges(real),
+            "real": Painted(real_edges, real),
         }
-        looks = {name: self._look(batch, labels, painted["real"]) for name, batch in painted.items()}
-        drawn = np.repeat(np.where(edges.numpy(), np.uint8(255), np.uint8(0))[..., None], 3, axis=3)
-        shown = (drawn, unrefined, refined, painted["painter"].images, real)
+        looks = {name: self._look(batch, labels, real, real_edges) for name, batch in painted.items()}
+        edges = painted["generator"].edges
         samples = [
-            Sample(self.pairs.name(index), labels[row], *(pictures[row] for pictures in shown))
+            Sample(
+                self.pairs.name(index),
+                labels[row],
+                None if edges is None else _white(edges[row]),
+                {name: batch.images[row] for name, batch in painted.items()},
+            )
             for row, index in enumerate(indices)
         ]
         return looks, samples
@@ -109,34 +109,42 @@ class Trial:
         images = np.stack([self.pairs.pair(index)[0] for index in indices])
         return torch.stack([network.look(images)[1] for network in self.segmenters], 1), self._inception(images)
 
-    def _paint(self, labels: Tensor, indices: Sequence[int]) -> tuple[Tensor, Pixels, Pixels]:
-        edges, unrefined, refined = self.paint(labels, self._outlines(indices))
+    def _paint(self, labels: Tensor, indices: Sequence[int]) -> dict[str, Painted]:
+        """What is evaluated: "generator", and what it was "unrefined", if it is refined."""
+        edges, images, refined = self.paint(labels, self._outlines(indices))
         count, height, width = labels.shape
         of = f"layouts {self.pairs.name(indices[0])!r} to {self.pairs.name(indices[-1])!r}"
-        check_images("paint: edges", edges, (count, 1 if edges.shape[1:2] == (1,) else 3, height, width), of=of)
-        check_images("paint: images", unrefined, (count, 3, height, width), of=of)
+        check_images("paint: images", images, (count, 3, height, width), of=of)
+        drawn = None
+        if edges is not None:
+            check_images("paint: edges", edges, (count, 1 if edges.shape[1:2] == (1,) else 3, height, width), of=of)
+            drawn = edges.detach().cpu().mean(1) > 0
+        if refined is None:
+            return {"generator": Painted(drawn, to_uint8(images))}
         check_images("paint: refined", refined, (count, 3, height, width), of=of)
-        return edges.detach().cpu().mean(1) > 0, to_uint8(unrefined), to_uint8(refined)
+        return {"generator": Painted(drawn, to_uint8(refined)), "unrefined": Painted(drawn, to_uint8(images))}
 
     def _outlines(self, indices: Sequence[int]) -> Tensor | None:
         """Edges of the instances (n,1,H,W), if they are known."""
         maps = [things for index in indices if (things := self.pairs.instances(index)) is not None]
         return torch.from_numpy(instance_edges(np.stack(maps)))[:, None] if maps else None
 
-    def _look(self, batch: Painted, labels: Tensor, real: Painted) -> Looks:
+    def _look(self, batch: Painted, labels: Tensor, real: Pixels, real_edges: Tensor) -> Looks:
         found, features = zip(*(network.look(batch.images) for network in self.segmenters), strict=True)
-        targets = (self._edges(batch.images), real.edges)
-        everywhere = torch.ones_like(real.edges)
-        own, others = (edge_counts(batch.edges, target, self.tolerance) for target in targets)
+        targets = (self._edges(batch.images), real_edges)
+        own, others = (self._compared(batch.edges, target) for target in targets)
         return Looks(
             torch.stack([class_counts(x, labels, self.pairs.num_classes) for x in found], 1),
             torch.stack(features, 1),
             own,
             others,
-            torch.stack([edge_counts(everywhere, target, self.tolerance) for target in targets], 1),
+            torch.stack([self._compared(torch.ones_like(target), target) for target in targets], 1),
             self._inception(batch.images),
-            self._lpips(batch.images, real.images),
+            self._lpips(batch.images, real),
         )
+
+    def _compared(self, drawn: Tensor | None, target: Tensor) -> Tensor:
+        return target.new_zeros(len(target), 0) if drawn is None else edge_counts(drawn, target, self.tolerance)
 
     def _edges(self, images: Pixels) -> Tensor:
         """Where the edges of images uint8 (n,H,W,3) are: (n,H,W) bool."""
@@ -153,3 +161,9 @@ class Trial:
             return torch.empty(len(images), 0)
         difference = self.perceptual.embed(images) - self.perceptual.embed(real)
         return difference.double().square().sum(1, keepdim=True)
+
+
+def _white(edges: Tensor) -> Pixels:
+    """Edges (H,W) bool, white on black: uint8 (H,W,3)."""
+    picture: Pixels = np.repeat(np.where(edges.numpy(), np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
+    return picture
