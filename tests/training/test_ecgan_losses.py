@@ -102,7 +102,7 @@ def test_contrast_is_within_and_across_the_scales_of_the_whole_batch():
     vectors = [torch.randn(2, 6, s, s, **D) for s in (2, 4, 8)]
     rows = [v.permute(0, 2, 3, 1).flatten(0, 2) for v in vectors]
     of_rows = [layout[:, :: 16 // s, :: 16 // s].flatten() for s in (2, 4, 8)]
-    within = [infonce(r, l, r, l, True) for r, l in zip(rows, of_rows, strict=True)]
+    within = [infonce(r, of, r, of, True) for r, of in zip(rows, of_rows, strict=True)]
     across = [infonce(rows[2], of_rows[2], rows[t], of_rows[t], False) for t in (0, 1)]
     expected = 0.4 * within[0] + 0.7 * within[1] + within[2] + sum(across)
     torch.testing.assert_close(losses.contrastive(vectors, layout), expected)
