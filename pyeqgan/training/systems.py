@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pyeqgan.options import EqGANOptions, TrainOptions
+from pyeqgan.options import ECGANOptions, EqGANOptions, TrainOptions
+from pyeqgan.training.ecgan.system import ECGANSystem
 from pyeqgan.training.eqgan.system import EqGANSystem
 from pyeqgan.training.system import System
 
@@ -15,4 +16,6 @@ def open_system(options: TrainOptions) -> System:
     """
     if isinstance(options, EqGANOptions):
         return EqGANSystem(options)
+    if isinstance(options, ECGANOptions):
+        return ECGANSystem(options)
     raise TypeError(f"expected options of a model, got {type(options).__name__}")

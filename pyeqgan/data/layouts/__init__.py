@@ -1,15 +1,19 @@
 """Pairs of images and label maps: sources (the embedded landscapes, folders of pairs), their split, and batches."""
 
+from pyeqgan.data.layouts.coding import Coding
 from pyeqgan.data.layouts.edges import THRESHOLDS, EdgeMaps, Thresholds, canny, instance_edges
 from pyeqgan.data.layouts.embedded import EmbeddedLayouts
+from pyeqgan.data.layouts.files import read_layout
 from pyeqgan.data.layouts.images import IGNORED, Instances, Labels, LayoutImages, LayoutSplit, View
-from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler
+from pyeqgan.data.layouts.palette import coloured
+from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler, prefetch_layouts
 from pyeqgan.data.layouts.source import EMBEDDED, open_layouts
 
 __all__ = [
     "EMBEDDED",
     "IGNORED",
     "THRESHOLDS",
+    "Coding",
     "EdgeMaps",
     "EmbeddedLayouts",
     "Instances",
@@ -21,6 +25,9 @@ __all__ = [
     "Thresholds",
     "View",
     "canny",
+    "coloured",
     "instance_edges",
     "open_layouts",
+    "prefetch_layouts",
+    "read_layout",
 ]

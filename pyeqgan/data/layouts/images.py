@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
+
+if TYPE_CHECKING:
+    from pyeqgan.data.layouts.coding import Coding
 
 Labels = NDArray[np.int64]
 Instances = NDArray[np.int32]
@@ -56,6 +59,10 @@ class LayoutImages(Protocol):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
+
+    @property
+    def coding(self) -> Coding:
+        """How label files of these layouts, or written in their manner, name the classes."""
 
     @property
     def has_instances(self) -> bool:

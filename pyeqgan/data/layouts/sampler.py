@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyeqgan.data.ahead import steps_ahead
 from pyeqgan.data.episodes import to_tensor
 from pyeqgan.data.layouts.edges import THRESHOLDS, Thresholds, canny, instance_edges, opencv
 from pyeqgan.data.layouts.images import LayoutImages, View
@@ -116,6 +118,13 @@ class LayoutSampler:
         """The order in which all pairs are drawn for the `time`th time."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(0, time)))
         return rng.permutation(len(self.images))
+
+
+def prefetch_layouts(
+    sampler: LayoutSampler, start: int, stop: int, *, depth: int = 3, workers: int = 1
+) -> Generator[LayoutBatch, None, None]:
+    """The batches of steps start, start + 1, …, stop - 1, prepared ahead as `steps_ahead` describes."""
+    return steps_ahead(sampler.batch, start, stop, depth=depth, workers=workers, name="layouts")
 
 
 class _Draw(NamedTuple):

@@ -1,0 +1,40 @@
+"""What is done with a trained generator: images, and its evaluation. Which model it is of, its checkpoint tells."""
+
+from __future__ import annotations
+
+from pyeqgan.options import EvaluateOptions, GenerateOptions
+from pyeqgan.telling import Progress, Report
+from pyeqgan.trained import eqgan
+from pyeqgan.training.checkpoint import load_latest
+
+
+def generate(options: GenerateOptions, report: Report) -> None:
+    """Write images, and a grid of them, to a folder; see the `generate` of the checkpoint's model.
+
+    Args:
+        options: of the command.
+        report: called with a line for each thing worth knowing.
+
+    Raises:
+        UserError: the checkpoint or what is generated from cannot be read, an option is not of its model, or the
+            output folder cannot be written, or holds pictures of an earlier call and `options.force` is not set.
+    """
+    checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    eqgan.generate(checkpoint, options, report)
+
+
+def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:
+    """Evaluate a generator on data that it was not trained on; see the `evaluate` of the checkpoint's model.
+
+    Args:
+        options: of the command.
+        report: called with a line for each thing worth knowing.
+        progress: told what is being done.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be read or do not fit, an option is not of its model, or the
+            folder cannot be written.
+    """
+    checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    report(f"evaluating {checkpoint.path}")
+    eqgan.evaluate(checkpoint, options, report, progress)
