@@ -1,6 +1,7 @@
 """Published models built on the kernels, a package each."""
 
 from pyeqgan.models.card import model_card
+from pyeqgan.models.configuration import ModelConfig
 from pyeqgan.models.ecgan import (
     ECGAN,
     ECGANConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "FusionPlan",
     "GeneratorOutput",
     "Judgement",
+    "ModelConfig",
     "Pretrained",
     "model_card",
 ]

@@ -29,8 +29,8 @@ class ECGANOptions(TrainOptions):
     model: Model = "ecgan"
     """What to train. --model eqgan --help tells the options of that one."""
     data: str = "embedded-layouts"
-    """Folder of images/ and labels/ (perhaps in train/ and test/), of Cityscapes, ADE20K or COCO-Stuff as they unpack, or
-    "embedded-layouts": landscapes drawn."""
+    """Folder of images/ and labels/ (perhaps in train/ and test/), of Cityscapes, ADE20K or COCO-Stuff as they unpack,
+    or "embedded-layouts": landscapes drawn."""
     image_height: int = 256
     """Height of the images, a multiple of 2^--upsamplings; pictures are cropped in the middle and resized."""
     image_width: int = 256

@@ -7,18 +7,21 @@ import shlex
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import cast
 
 from pyeqgan import info
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation import read_result, sections
 from pyeqgan.evaluation.folder import METRICS
+from pyeqgan.evaluation.layouts import LayoutEvaluation, read_layout_evaluation
+from pyeqgan.evaluation.layouts import sections as layout_sections
 from pyeqgan.files import write_whole
-from pyeqgan.options import EqGANOptions, ReportOptions, TrainOptions, flag
+from pyeqgan.options import ECGANOptions, EqGANOptions, ReportOptions, TrainOptions, flag
 from pyeqgan.pages import document, image, settings, table
-from pyeqgan.report import eqgan
+from pyeqgan.report import ecgan, eqgan
 from pyeqgan.report.through_time import through_time
 from pyeqgan.telling import Progress, Report
-from pyeqgan.trained.checkpoint import subject
+from pyeqgan.trained.checkpoint import model_of, subject
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.pictures import loss_curves
 from pyeqgan.training.run_folder import RunFolder, read_config
@@ -57,7 +60,10 @@ def write_run_report(options: ReportOptions, report: Report, progress: Progress 
 
 def _summary(config: TrainOptions, checkpoint: Checkpoint, metrics: list[dict[str, float]]) -> str:
     speed = f", {metrics[-1]['steps_per_second']:.3g} steps a second at the last" if metrics else ""
-    what = eqgan.summary(config, checkpoint) if isinstance(config, EqGANOptions) else config.data
+    if isinstance(config, ECGANOptions):
+        what = ecgan.summary(config, checkpoint)
+    else:
+        what = eqgan.summary(cast(EqGANOptions, config), checkpoint)
     text = f"{checkpoint.step} of {config.steps} steps on {what}{speed}."
     return f'<p class="verdict">{escape(text)}</p>'
 
@@ -66,12 +72,14 @@ def _evaluation(options: ReportOptions, checkpoint: Checkpoint) -> str:
     folder = options.evaluation or options.run / "evaluation"
     if options.evaluation is None and not (folder / METRICS).exists():
         return "<h2>Evaluation</h2>\n<p>Not evaluated yet: pyeqgan evaluate does it.</p>"
-    result = read_result(folder)
+    layouts = model_of(checkpoint) == "ecgan"
+    result = read_layout_evaluation(folder) if layouts else read_result(folder)
     of, now = result.settings["subject"], subject(checkpoint)
     if of is None or of.get("run") != now["run"] or (of["step"] == now["step"] and of != now):
         raise UserError(f"the evaluation in {folder} is not of this run: --evaluation names another folder")
+    told = layout_sections(folder, result) if isinstance(result, LayoutEvaluation) else sections(folder, result)
     later = "" if of == now else f", {int(now['step']) - of['step']:+} steps since then"
-    return f"<h2>Evaluation of step {of['step']}{later}</h2>\n{sections(folder, result)}"
+    return f"<h2>Evaluation of step {of['step']}{later}</h2>\n{told}"
 
 
 def _losses(metrics: list[dict[str, float]]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
-from pyeqgan.trained import eqgan
+from pyeqgan.trained import ecgan, eqgan
+from pyeqgan.trained.checkpoint import model_of
 from pyeqgan.training.checkpoint import load_latest
+from pyeqgan.training.device import resolve_device
 
 
 def generate(options: GenerateOptions, report: Report) -> None:
@@ -19,8 +21,10 @@ def generate(options: GenerateOptions, report: Report) -> None:
         UserError: the checkpoint or what is generated from cannot be read, an option is not of its model, or the
             output folder cannot be written, or holds pictures of an earlier call and `options.force` is not set.
     """
+    device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
-    eqgan.generate(checkpoint, options, report)
+    model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
+    model.generate(checkpoint, options, device, report)
 
 
 def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:
@@ -35,6 +39,8 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
         UserError: the checkpoint or the data cannot be read or do not fit, an option is not of its model, or the
             folder cannot be written.
     """
+    device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
     report(f"evaluating {checkpoint.path}")
-    eqgan.evaluate(checkpoint, options, report, progress)
+    model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
+    model.evaluate(checkpoint, options, device, report, progress)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from pyeqgan.errors import UserError
+from pyeqgan.options import flag
 from pyeqgan.options.train import CHANGEABLE
 from pyeqgan.training.checkpoint import Checkpoint
 
@@ -22,6 +26,13 @@ def check_model(checkpoint: Checkpoint, model: str, *what: str) -> None:
         raise UserError(
             f"{asked} expects a checkpoint of --model {model}; {checkpoint.path} is of {model_of(checkpoint)}"
         )
+
+
+def refuse(options: Any, names: Sequence[str], model: str) -> None:
+    """UserError if one of these fields of a command's options is not its default, which this model knows nothing of."""
+    for field in dataclasses.fields(options):
+        if field.name in names and getattr(options, field.name) != field.default:
+            raise UserError(f"{flag(field.name)} does not apply to a checkpoint of --model {model}")
 
 
 def subject(checkpoint: Checkpoint) -> dict[str, str | int]:

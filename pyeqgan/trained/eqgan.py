@@ -20,14 +20,13 @@ from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
 from pyeqgan.trained.checkpoint import check_model, subject
 from pyeqgan.training.checkpoint import Checkpoint
-from pyeqgan.training.device import resolve_device
 from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, png, square_columns
 from pyeqgan.training.run_folder import CURVES
 
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
 
 
-def generate(checkpoint: Checkpoint, options: GenerateOptions, report: Report) -> None:
+def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, report: Report) -> None:
     """Write `options.count` images and a grid of them, the given images in its first row.
 
     The images are read as a folder of classes is: the central square, resized to the generator's size.
@@ -35,13 +34,15 @@ def generate(checkpoint: Checkpoint, options: GenerateOptions, report: Report) -
     Args:
         checkpoint: with its part "ema".
         options: of the command.
+        device: where to compute.
         report: called with a line for each thing worth knowing.
 
     Raises:
         UserError: it is of another model, an image cannot be read, or the output folder not be written, or it holds
             pictures of an earlier call and `options.force` is not set.
     """
-    device = resolve_device(options.device)
+    if options.layouts:
+        check_model(checkpoint, "ecgan", "--layouts")
     generator = averaged_generator(checkpoint).to(device)
     references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
     shots = options.shots or min(generator.config.shots, len(references))
@@ -61,20 +62,24 @@ def generate(checkpoint: Checkpoint, options: GenerateOptions, report: Report) -
 
 
 def evaluate(
-    checkpoint: Checkpoint, options: EvaluateOptions, report: Report, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    options: EvaluateOptions,
+    device: str,
+    report: Report,
+    progress: Progress | None = None,
 ) -> None:
     """Evaluate the generator on the unseen classes of a data set; see `evaluate_generator` for what is written.
 
     Args:
         checkpoint: with its part "ema".
         options: of the command.
+        device: where to compute.
         report: called with a line for each thing worth knowing.
         progress: told what is being done.
 
     Raises:
         UserError: the data cannot be read or do not fit, or the folder cannot be written.
     """
-    device = resolve_device(options.device)
     generator = averaged_generator(checkpoint).to(device)
     shots = options.shots or generator.config.shots
 
@@ -94,7 +99,7 @@ def evaluate(
             repeats=options.repeats,
             downstream=options.downstream,
             seed=options.seed,
-            feature_training=FeatureConfig(steps=options.feature_steps, seed=options.seed),
+            feature_training=FeatureConfig(steps=options.feature_steps or FeatureConfig.steps, seed=options.seed),
         ),
         output=options.output,
         weights=options.weights,

@@ -3,7 +3,7 @@
 from pyeqgan.data.layouts.coding import Coding
 from pyeqgan.data.layouts.edges import THRESHOLDS, EdgeMaps, Thresholds, canny, instance_edges
 from pyeqgan.data.layouts.embedded import EmbeddedLayouts
-from pyeqgan.data.layouts.files import read_layout
+from pyeqgan.data.layouts.files import read_instances, read_layout
 from pyeqgan.data.layouts.images import IGNORED, Instances, Labels, LayoutImages, LayoutSplit, View
 from pyeqgan.data.layouts.palette import coloured
 from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler, prefetch_layouts
@@ -29,5 +29,6 @@ __all__ = [
     "instance_edges",
     "open_layouts",
     "prefetch_layouts",
+    "read_instances",
     "read_layout",
 ]

@@ -126,6 +126,11 @@ def read_layout(path: str, coding: Coding, image_size: tuple[int, int]) -> Label
     return sample(coding.decode(read_indices(path), path), image_size, CENTRE)
 
 
+def read_instances(path: str, image_size: tuple[int, int]) -> Instances:
+    """The instance numbers int32 (H,W) of a file, its middle resized; UserError naming it if it cannot be read."""
+    return sample(read_indices(path), image_size, CENTRE)
+
+
 def sample(values: Map, image_size: tuple[int, int], view: View) -> Map:
     """The part of a map (h,w) that a view shows, resized to (H,W) by the nearest value to each pixel's middle."""
     left, top, right, bottom = view.box(values.shape, image_size)

@@ -5,6 +5,7 @@ from pyeqgan.evaluation.layouts.contours import edge_counts, edge_f1, edge_preci
 from pyeqgan.evaluation.layouts.evaluate import evaluate_layouts
 from pyeqgan.evaluation.layouts.painter import Paint, mean_colours, paint_means
 from pyeqgan.evaluation.layouts.protocol import LayoutProtocol
+from pyeqgan.evaluation.layouts.reading import read_layout_evaluation
 from pyeqgan.evaluation.layouts.report import sections, write_page
 from pyeqgan.evaluation.layouts.result import LayoutEvaluation
 from pyeqgan.evaluation.layouts.segmenter import Segmenter
@@ -27,6 +28,7 @@ __all__ = [
     "mean_iou",
     "paint_means",
     "pixel_accuracy",
+    "read_layout_evaluation",
     "sections",
     "train_segmenter",
     "write_page",
