@@ -94,6 +94,16 @@ def cases(s: Sizes = TINY) -> list[Case]:
             lambda m, x, s, w, b, g, h: m.skip_decoder_block(x, s, w, b, **norm, norm_weight=g, norm_bias=h),
         ),
         Case("activated_conv2d", (image(), kernel, normal(s.outputs)), lambda m, *t: m.activated_conv2d(*t)),
+        Case(
+            "layout_conv2d",
+            (kernel, normal(s.outputs)),
+            lambda m, *t: m.layout_conv2d(map_labels.to(t[0].device), *t, padding=1, activation="leaky_relu"),
+        ),
+        Case(
+            "similarity_loss",
+            (image(scale=2).softmax(1),),
+            lambda m, p: m.similarity_loss(p, map_labels.to(p.device)),
+        ),
         *(
             Case(
                 "contrastive_loss",

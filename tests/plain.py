@@ -12,8 +12,10 @@ from pyeqgan.reference import (  # noqa: F401
     bilateral_propagation,
     contrastive_loss,
     equalization_consistency_loss,
+    layout_conv2d,
     lifted_fusion,
     local_fusion,
+    similarity_loss,
 )
 
 

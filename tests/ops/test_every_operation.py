@@ -118,6 +118,22 @@ def activated_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     return Problem(tensors, lambda m, *t: m.activated_conv2d(*t, **options))
 
 
+def layout_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
+    classes, co, h, w, k, padding = ((4, 7, 5, 6, 3, 1), (1, 1, 2, 2, 1, 0), (35, 33, 9, 7, 4, 2))[odd]
+    labels = torch.randint(-1, classes, (2, h, w))
+    activation = "tanh" if smooth else ("leaky_relu", "relu", "tanh")[odd]
+    options = {"stride": 1 + odd % 2, "padding": padding, "activation": activation}
+    tensors = image(co, classes, k, k, layout=layout), torch.randn(co, dtype=torch.float64)
+    return Problem(tensors, lambda m, *t: m.layout_conv2d(labels, *t, **options))
+
+
+def similarity_loss(layout: str, odd: int, *, smooth: bool = False) -> Problem:
+    shape = ((2, 5, 4, 5), (1, 1, 1, 2), (2, 19, 9, 7))[odd]
+    labels = torch.randint(-1, 3, (shape[0], *shape[2:]))
+    labels[:, 0, 0] = 0  # a pixel that counts
+    return Problem((image(*shape, layout=layout),), lambda m, x: m.similarity_loss(x.softmax(1), labels, eps=1e-3))
+
+
 def contrastive_loss(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     n, k, d = ((37, 23, 6), (23, 19, 3), (131, 67, 33))[odd]
     mode = ("per_positive", "supcon", "per_positive")[odd]
@@ -148,6 +164,8 @@ PROBLEMS = (
     equalization_fusion,
     skip_decoder_block,
     activated_conv2d,
+    layout_conv2d,
+    similarity_loss,
     contrastive_loss,
     equalization_consistency_loss,
 )
