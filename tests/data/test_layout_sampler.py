@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyeqgan.data import LayoutBatch, LayoutSampler, View, canny, prefetch_layouts, to_uint8
-from pyeqgan.data.layouts import EmbeddedLayouts, Thresholds, instance_edges
+from pyeqgan.data.layouts import Coding, EmbeddedLayouts, Thresholds, instance_edges
 from pyeqgan.errors import UserError
 
 FAINT = Thresholds(50, 100)  # that finds the edge in blue
@@ -19,6 +19,7 @@ class Coded:
     """
 
     num_classes, class_names, image_size = 20, tuple(map(str, range(20))), (16, 20)
+    coding = Coding(20, ignored=255)
 
     def __init__(self, count: int, has_instances: bool = True) -> None:
         self.count, self.has_instances, self.views = count, has_instances, []

@@ -2,7 +2,8 @@
 
 from pyeqgan.data.layouts.edges import THRESHOLDS, EdgeMaps, Thresholds, canny, instance_edges
 from pyeqgan.data.layouts.embedded import EmbeddedLayouts
-from pyeqgan.data.layouts.images import IGNORED, Instances, Labels, LayoutImages, LayoutSplit, View
+from pyeqgan.data.layouts.files import LayoutFiles, read_labels
+from pyeqgan.data.layouts.images import IGNORED, Coding, Instances, Labels, LayoutImages, LayoutSplit, View
 from pyeqgan.data.layouts.sampler import LayoutBatch, LayoutSampler, prefetch_layouts
 from pyeqgan.data.layouts.source import EMBEDDED, open_layouts
 
@@ -10,11 +11,13 @@ __all__ = [
     "EMBEDDED",
     "IGNORED",
     "THRESHOLDS",
+    "Coding",
     "EdgeMaps",
     "EmbeddedLayouts",
     "Instances",
     "Labels",
     "LayoutBatch",
+    "LayoutFiles",
     "LayoutImages",
     "LayoutSampler",
     "LayoutSplit",
@@ -24,4 +27,5 @@ __all__ = [
     "instance_edges",
     "open_layouts",
     "prefetch_layouts",
+    "read_labels",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -12,11 +11,8 @@ from PIL import Image, ImageOps
 
 from pyeqgan.data.folders import FORMATS, reading, to_rgb
 from pyeqgan.data.images import GIBIBYTE, PixelCache, Pixels, check_index
-from pyeqgan.data.layouts.images import CENTRE, IGNORED, Instances, Labels, View, check_shape
+from pyeqgan.data.layouts.images import CENTRE, Coding, Instances, Labels, View, check_shape
 from pyeqgan.errors import UserError
-
-MOST_CLASSES = 2**15 - 1
-"""Labels are kept in 16 bits."""
 
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)  # EXIF's tag, and its values that swap height and width
 _SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads greyscale of two and four bits over 0 to 255
@@ -32,30 +28,6 @@ class PairFiles(NamedTuple):
     image: str
     labels: str
     instances: str | None = None
-
-
-@dataclass(frozen=True)
-class Coding:
-    """How the values of label files name the classes: `first` is class 0, and so on; `ignored` is none."""
-
-    num_classes: int
-    ignored: int | None
-    first: int = 0
-
-    def decode(self, values: NDArray[np.int32], path: str) -> Labels:
-        """Labels of the values of a file; UserError naming it if one means nothing."""
-        labels = values.astype(np.int64) - self.first
-        none = np.zeros(values.shape, bool) if self.ignored is None else values == self.ignored
-        wrong = ((labels < 0) | (labels >= self.num_classes)) & ~none
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0].tolist()
-            expected = f"{self.first} to {self.first + self.num_classes - 1}"
-            expected += "" if self.ignored is None else f", or {self.ignored} for none"
-            raise UserError(
-                f"label {values[row, column]} in {path!r} at row {row}, column {column}: expected {expected}"
-            )
-        labels[none] = IGNORED
-        return labels
 
 
 class LayoutFiles:
@@ -84,7 +56,7 @@ class LayoutFiles:
         self.class_names = tuple(class_names)
         self.has_instances = all(pair.instances is not None for pair in files)
         self.files = files
-        self._coding = coding
+        self.coding = coding
         self._cache = PixelCache(cache_bytes)
 
     def __len__(self) -> int:
@@ -119,8 +91,8 @@ class LayoutFiles:
         return self.files[check_index("layout", index, len(self.files))]
 
     def _read_labels(self, pair: PairFiles, view: View) -> Labels:
-        values = self._coding.decode(_read_beside(pair.labels, pair.image), pair.labels)
-        return sample(values, self.image_size, view)
+        values = _read_beside(pair.labels, pair.image)
+        return sample(self.coding.decode(values, pair.labels), self.image_size, view)
 
 
 def read_image(path: str, image_size: tuple[int, int], view: View = CENTRE) -> Pixels:
@@ -134,6 +106,11 @@ def read_image(path: str, image_size: tuple[int, int], view: View = CENTRE) -> P
         x, y = picture.width / size[1], picture.height / size[0]
         box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
         return np.asarray(picture.resize(image_size[::-1], Image.Resampling.LANCZOS, box=box), np.uint8)
+
+
+def read_labels(path: str, coding: Coding, image_size: tuple[int, int]) -> Labels:
+    """The middle of a label map, int64 (H,W), as `LayoutFiles` reads those of its pairs; the same errors."""
+    return sample(coding.decode(read_indices(path), path), image_size, CENTRE)
 
 
 def read_indices(path: str) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ import numpy as np
 from pyeqgan.data.images import Pixels, check_index
 from pyeqgan.data.layouts.embedded.landscape import CLASSES, Grid, Landscape
 from pyeqgan.data.layouts.embedded.painting import paint
-from pyeqgan.data.layouts.images import CENTRE, Instances, Labels, View, check_shape
+from pyeqgan.data.layouts.images import CENTRE, Coding, Instances, Labels, View, check_shape
 from pyeqgan.errors import UserError
 
 Part = Literal["train", "test"]
@@ -28,6 +28,7 @@ class EmbeddedLayouts:
     """
 
     num_classes = len(CLASSES)
+    coding = Coding(len(CLASSES), ignored=255)
     class_names = CLASSES
     has_instances = True
 
