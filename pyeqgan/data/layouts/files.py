@@ -49,7 +49,7 @@ class LayoutFiles:
         class_names: Sequence[str],
         image_size: tuple[int, int],
         *,
-        cache_bytes: int = 2 * GIBIBYTE,
+        cache_bytes: int = GIBIBYTE,
     ) -> None:
         self.image_size = check_shape(image_size)
         self.num_classes = coding.num_classes
@@ -98,13 +98,12 @@ class LayoutFiles:
 def read_image(path: str, image_size: tuple[int, int], view: View = CENTRE) -> Pixels:
     """The part of an image that a view shows, uint8 RGB (H,W,3); UserError naming the file if it cannot be read."""
     with reading(path), Image.open(path, formats=FORMATS) as image:
-        size = _upright(image)
-        left, top, right, bottom = view.box(size, image_size)
+        left, _, right, _ = view.box(_upright(image), image_size)
         enough = 2 * image_size[1] / (right - left)  # a JPEG may decode at a fraction of its size
         image.draft("RGB", (round(enough * image.width), round(enough * image.height)))
         picture = to_rgb(ImageOps.exif_transpose(image))
-        x, y = picture.width / size[1], picture.height / size[0]
-        box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
+        left, top, right, bottom = view.box((picture.height, picture.width), image_size)
+        box = (left, top, min(right, picture.width), min(bottom, picture.height))  # the last digit may be one too many
         return np.asarray(picture.resize(image_size[::-1], Image.Resampling.LANCZOS, box=box), np.uint8)
 
 
@@ -148,6 +147,9 @@ def _read_beside(path: str, image_path: str) -> NDArray[np.int32]:
 
 
 def _upright(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an image that is opened but not loaded, once its EXIF orientation is honoured."""
-    on_its_side = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+    """Height and width of an image that is opened but not loaded, once its EXIF orientation is honoured.
+
+    The method of its class would decode a whole PNG to look behind the pixels.
+    """
+    on_its_side = Image.Image.getexif(image).get(_ORIENTATION) in _ON_ITS_SIDE
     return (image.width, image.height) if on_its_side else (image.height, image.width)
