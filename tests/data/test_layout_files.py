@@ -63,10 +63,11 @@ def test_a_picture_of_other_proportions_is_cut_in_the_middle(tmp_path: Path) -> 
     classes = np.zeros((40, 100), np.uint8)
     classes[:, 30:70] = 1
     save_pair(tmp_path / "images" / "a.png", tmp_path / "labels" / "a.png", classes)
-    assert (_files(tmp_path, size=(20, 20)).pair(0)[1] == 1).all()
-    left, right = (_files(tmp_path, size=(20, 20)).pair(0, View(1.0, x))[1] for x in (0.0, 1.0))
+    files = _files(tmp_path, size=(20, 20))
+    assert (files.pair(0)[1] == 1).all()
+    left, right = (files.pair(0, View(1.0, x))[1] for x in (0.0, 1.0))
     assert left[:, :15].max() == 0 and left[:, 15:].min() == 1 and np.array_equal(left, right[:, ::-1])
-    near = _files(tmp_path, size=(20, 20)).pair(0, View(2.0, 0.0, 0.0))
+    near = files.pair(0, View(2.0, 0.0, 0.0))
     assert near[1].max() == 0 and near[0].max() == 0
 
 
