@@ -154,6 +154,19 @@ def skip_decoder_block() -> Figure:
     return figure
 
 
+@draws(F.modulated_norm)
+def modulated_norm() -> Figure:
+    """A flower whose pixels take the contrast and the brightness that their class in a layout says."""
+    generator = torch.Generator().manual_seed(2)
+    image = flowers(5, 1)
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 64)] * 2, indexing="ij")
+    labels = (x + 0.4 * y > 0).long() + (x**2 + y**2 < 0.35).long()
+    gamma, beta = (0.6 * torch.randn(2, 3, 3, generator=generator))[:, labels].movedim(-1, 1)[:, None]
+    modulated = F.modulated_norm(image, gamma, beta, activation=None)
+    titles, maps = ["x", "layout", "gamma", "beta", "y"], [labels.float(), *(m[0, 0] for m in (gamma, beta))]
+    return panels(titles, [image[0], *maps, modulated[0] / 2], width=1.6, cmap="RdPu")
+
+
 @draws(F.activated_conv2d)
 def activated_conv2d() -> Figure:
     """What the eager chain and the operation save for backward."""

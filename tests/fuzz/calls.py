@@ -188,6 +188,25 @@ def equalization_fusion(d: Draw) -> Arguments:
     }
 
 
+def modulated_norm(d: Draw) -> Arguments:
+    b, c, h, w = d.size(), d.size(), d.size(), d.size()
+    shape = d.of((b, c, h, w), (b, c))
+    norm, training = d.of("instance", "batch", None), d.of(True, False)
+    statistics = {k: v for k, v in _norm(d, norm, c, training).items() if k.startswith("running")}
+    return {
+        "x": d.tensor(b, c, h, w),
+        "gamma": d.tensor(*shape),
+        "beta": d.tensor(*shape),
+        "norm": norm,
+        **statistics,
+        "training": training,
+        "momentum": d.number(0.0, 1.0, most=1.0),
+        "eps": d.number(least=1e-6, most=1.0),
+        "activation": d.of(*ACTIVATIONS),
+        "negative_slope": d.number(0.0, 1.0),
+    }
+
+
 ARGUMENTS: dict[str, Callable[[Draw], Arguments]] = {
     arguments.__name__: arguments
     for arguments in (
@@ -202,6 +221,7 @@ ARGUMENTS: dict[str, Callable[[Draw], Arguments]] = {
         multiscale_contrastive_loss,
         equalization_consistency_loss,
         equalization_fusion,
+        modulated_norm,
     )
 }
 

@@ -163,6 +163,31 @@ void skip_decoder_block(std::vector<Problem>& all) {
     }
 }
 
+void modulated_norm(std::vector<Problem>& all) {
+  const double eps = 1e-5, slope = 0.2;
+  const Text activation = "leaky_relu";
+  const Tensor x = uniform({3, 40, 37, 29}), grad = uniform({3, 40, 37, 29}), other = uniform({3, 40, 37, 29}, 0, 1);
+  const Tensor vector = uniform({3, 40});
+  const None none;
+  for (const bool last : {false, true})
+    for (const char* kind : {"batch", "instance"})
+      for (const bool maps : {true, false}) {
+        const auto laid = [&](const Tensor& image) { return last ? channels_last(image) : image; };
+        const Tensor image = laid(x), upstream = laid(grad), scale = maps ? laid(other) : vector;
+        const Text norm = kind;
+        const auto forward = [=] {
+          return call("modulated_norm", 3, image, scale, scale, norm, none, none, true, eps, activation, slope);
+        };
+        const Tensors saved = forward();
+        const std::string what = ", " + *norm + (maps ? ", maps" : ", vectors") + (last ? ", channels_last" : "");
+        all.push_back({"modulated_norm" + what, forward});
+        all.push_back({"modulated_norm_backward" + what, [=] {
+                         return call("modulated_norm_backward", 3, upstream, image, scale, scale, norm, saved[1],
+                                     saved[2], true, eps, activation, slope, true, true, true);
+                       }});
+      }
+}
+
 }  // namespace
 
 std::vector<Problem> problems() {
@@ -174,6 +199,7 @@ std::vector<Problem> problems() {
   equalization_consistency_loss(all);
   activated_conv2d(all);
   skip_decoder_block(all);
+  modulated_norm(all);
   return all;
 }
 
