@@ -73,7 +73,7 @@ Tensor forward(const Tensor& labels_, const Tensor& weight_, const std::optional
   const Tensor table = torch::stable::new_empty(weight, {p.table_size()}, accumulation_dtype(dtype));
   p.y = y.mutable_data_ptr(), p.y_strides = strides_of(y), p.table = table.mutable_data_ptr();
   run(kernels.pack, p, p.blocks());
-  run(kernels.forward, p, p.output_rows());
+  run(kernels.forward, p, p.bands());
   return y;
 }
 

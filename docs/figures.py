@@ -185,6 +185,45 @@ def activated_conv2d() -> Figure:
     return figure
 
 
+def layout(side: int) -> Tensor:
+    """A layout of four classes in areas, (side,side)."""
+    noise = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(7))
+    return tf.interpolate(noise, size=(side, side), mode="bicubic").argmax(1)[0]
+
+
+@draws(F.layout_conv2d)
+def layout_conv2d() -> Figure:
+    """A layout, one channel of its convolution, and the windows that are not like the one to their left."""
+    labels = layout(48)
+    weight = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(2))
+    y = F.layout_conv2d(labels[None], weight, padding=1)[0, 0]
+    windows = tf.pad(labels, (1, 1, 1, 1), value=-1).unfold(0, 3, 1).unfold(1, 3, 1).flatten(2)
+    new = tf.pad((windows[:, 1:] != windows[:, :-1]).any(2), (1, 0), value=True)
+    titles = ["labels", "one channel of y", f"new windows: {new.float().mean():.0%}"]
+    return panels(titles, [labels.float(), y, new.float()], width=2.2, cmap="RdPu")
+
+
+@draws(F.similarity_loss)
+def similarity_loss() -> Figure:
+    """What descending the loss makes of a segmenter's noisy probabilities."""
+    labels = layout(24)
+    noise = torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+    truth = tf.one_hot(labels, 4).permute(2, 0, 1)[None]
+    logits = (truth + noise).requires_grad_()
+    before = logits.detach().softmax(1)
+    loss = F.similarity_loss(logits.softmax(1), labels[None])
+    (grad,) = torch.autograd.grad(loss, logits)
+    optimizer = torch.optim.Adam([logits], 0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.similarity_loss(logits.softmax(1), labels[None]).backward()
+        optimizer.step()
+    after = logits.detach().softmax(1)
+    shown = [labels.float(), before[0].argmax(0).float(), grad[0].norm(dim=0), after[0].argmax(0).float()]
+    titles = ["labels", "likeliest class", "size of the gradient", "after 60 steps"]
+    return panels(titles, shown, width=1.8, cmap="RdPu")
+
+
 @draws(F.contrastive_loss)
 def contrastive_loss() -> Figure:
     """Three classes on a circle, before and after descending each mode of the loss."""

@@ -39,14 +39,17 @@ struct LayoutConvolution {
   int64_t blocks() const { return (channels + kBlock - 1) / kBlock; }
   int64_t table_size() const { return blocks() * rows() * kBlock; }
 
-  // Backward adds up parts of the output rows of the batch, each in a table of its own: cut by shape, not by threads,
-  // so that results do not depend on them, and fine enough for sums to keep their precision.
-  int64_t output_rows() const { return batch * height; }
+  // The work is cut by shape, not by threads, so that results do not depend on them. A band is some output rows of one
+  // image, of which the pixels of a channel are contiguous. Backward adds up parts of the bands, each in a table of its
+  // own, fine enough for sums to keep their precision.
+  int64_t band_rows() const { return std::clamp<int64_t>(kBandPixels / std::max<int64_t>(width, 1), 1, height); }
+  int64_t bands_per_image() const { return (height + band_rows() - 1) / band_rows(); }
+  int64_t bands() const { return batch * bands_per_image(); }
   int64_t parts() const {
-    return std::clamp<int64_t>(output_rows() * width / std::max<int64_t>(kPartPixels, 4 * rows()), 1, kMaxParts);
+    return std::clamp<int64_t>(batch * height * width / std::max<int64_t>(kPartPixels, 4 * rows()), 1, kMaxParts);
   }
 
-  static constexpr int64_t kBlock = 32, kPartPixels = 2048, kMaxParts = 64;
+  static constexpr int64_t kBlock = 32, kBandPixels = 256, kPartPixels = 2048, kMaxParts = 64;
 };
 
 // Each function handles items [begin, end).
@@ -54,7 +57,7 @@ struct LayoutConvolutionKernels {
   using Run = void (*)(const LayoutConvolution&, int64_t begin, int64_t end);
   struct Typed {
     Run pack;      // the table, by blocks
-    Run forward;   // y, by output rows
+    Run forward;   // y, by bands
     Run backward;  // sums, by parts
     Run unpack;    // grad_weight and grad_bias, by blocks
   } f32, f64, bf16, f16;

@@ -11,36 +11,39 @@ namespace {
 
 using Problem = pyeqgan::cpu::LayoutConvolution;
 
-// The runs of equal windows of one output row after another.
+// The runs of equal windows of one band after another; pixels are counted from the band's first.
 class Runs {
  public:
   explicit Runs(const Problem& p)
       : p_(p),
         span_(p.layout_width + 2 * p.padding),
         first_rows_(p.kernel_height * span_),
-        starts_(p.width + 1),
-        taps_(p.width * p.taps()) {}
+        starts_(p.band_rows() * p.width + 1),
+        taps_(p.band_rows() * p.width * p.taps()) {}
 
-  int64_t count = 0;
+  int64_t count = 0, pixels = 0;
 
   int64_t begin(int64_t run) const { return starts_.get()[run]; }
   int64_t end(int64_t run) const { return starts_.get()[run + 1]; }
   // The row of the table for each tap of the run's window.
   const int64_t* taps(int64_t run) const { return taps_.get() + run * p_.taps(); }
 
-  // `row` is one of the output rows of the batch.
-  void find(int64_t row) {
-    const int64_t* labels = p_.labels + row / p_.height * p_.layout_height * p_.layout_width;
-    const int64_t top = row % p_.height * p_.stride - p_.padding;
-    for (int64_t ky = 0; ky < p_.kernel_height; ++ky) read(labels, top + ky, first_rows_.get() + ky * span_);
-    count = 0;
-    for (int64_t j = 0; j < p_.width; ++j) {
-      if (j > 0 && as_before(j)) continue;
-      starts_.get()[count] = j;
-      look_up(j, taps_.get() + count * p_.taps());
-      ++count;
+  void find(int64_t band) {
+    const int64_t first = band % p_.bands_per_image() * p_.band_rows();
+    const int64_t rows = std::min(p_.band_rows(), p_.height - first);
+    const int64_t* labels = p_.labels + band / p_.bands_per_image() * p_.layout_height * p_.layout_width;
+    count = pixels = 0;
+    for (int64_t row = first; row < first + rows; ++row) {
+      for (int64_t ky = 0; ky < p_.kernel_height; ++ky)
+        read(labels, row * p_.stride - p_.padding + ky, first_rows_.get() + ky * span_);
+      for (int64_t j = 0; j < p_.width; ++j, ++pixels) {
+        if (j > 0 && as_before(j)) continue;
+        starts_.get()[count] = pixels;
+        look_up(j, taps_.get() + count * p_.taps());
+        ++count;
+      }
     }
-    starts_.get()[count] = p_.width;
+    starts_.get()[count] = pixels;
   }
 
  private:
@@ -96,17 +99,20 @@ void pack(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
+// Where the first pixel of a band lies, in one channel.
+inline int64_t place(const Problem& p, const Strides& s, int64_t band, int64_t channel) {
+  return band / p.bands_per_image() * s.b + band % p.bands_per_image() * p.band_rows() * s.h + channel * s.c;
+}
+
 template <class T>
 void forward(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const A slope = static_cast<A>(p.negative_slope);
-  const Scratch<A> pixels(p.width * kPanel<A>);
+  const Scratch<A> pixels(p.band_rows() * p.width * kPanel<A>);
   const int64_t taps = p.taps();
-  const Strides& s = p.y_strides;
   Runs runs(p);
-  for (int64_t row = begin; row < end; ++row) {
-    runs.find(row);
-    T* y = static_cast<T*>(p.y) + row / p.height * s.b + row % p.height * s.h;
+  for (int64_t band = begin; band < end; ++band) {
+    runs.find(band);
     for_each_panel<A>(p, p.table, 0, p.blocks(), [&](int64_t c, const A* table) {
       const A* bias = table + (p.nothing() + 1) * kPanel<A>;
       for (int64_t run = 0; run < runs.count; ++run) {
@@ -123,7 +129,8 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
           high.store(to + kLanes<A>);
         }
       }
-      store_row(y + c * s.c, s, p.channels - c, p.width, pixels.get());
+      store_row(static_cast<T*>(p.y) + place(p, p.y_strides, band, c), p.y_strides, p.channels - c, runs.pixels,
+                pixels.get());
     });
   }
 }
@@ -134,18 +141,17 @@ inline void add(A* to, const Vec<A>& low, const Vec<A>& high) {
   (Vec<A>::loadu(to + kLanes<A>) + high).store(to + kLanes<A>);
 }
 
-// The gradients of a row's sums before the activation, one panel of channels.
+// The gradients of a band's sums before the activation, one panel of channels.
 template <class T>
-void load_gradients(const Problem& p, int64_t row, int64_t c, Acc<T>* grads, Acc<T>* values) {
+void load_gradients(const Problem& p, int64_t band, int64_t c, int64_t pixels, Acc<T>* grads, Acc<T>* values) {
   using A = Acc<T>;
   const auto load = [&](const void* image, const Strides& s, A* to) {
-    const int64_t offset = row / p.height * s.b + row % p.height * s.h + c * s.c;
-    load_row(static_cast<const T*>(image) + offset, s, p.channels - c, p.width, to);
+    load_row(static_cast<const T*>(image) + place(p, s, band, c), s, p.channels - c, pixels, to);
   };
   load(p.grad, p.grad_strides, grads);
   if (p.y == nullptr) return;
   load(p.y, p.y_strides, values);
-  for (int64_t i = 0; i < p.width * kPanel<A>; i += kLanes<A>)
+  for (int64_t i = 0; i < pixels * kPanel<A>; i += kLanes<A>)
     times_slope_at(Vec<A>::loadu(grads + i), Vec<A>::loadu(values + i), p.activation, static_cast<A>(p.negative_slope))
         .store(grads + i);
 }
@@ -153,17 +159,17 @@ void load_gradients(const Problem& p, int64_t row, int64_t c, Acc<T>* grads, Acc
 template <class T>
 void backward(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
-  const Scratch<A> grads(p.width * kPanel<A>), values(p.y == nullptr ? 0 : p.width * kPanel<A>);
-  const int64_t taps = p.taps();
+  const int64_t taps = p.taps(), size = p.band_rows() * p.width * kPanel<A>;
+  const Scratch<A> grads(size), values(p.y == nullptr ? 0 : size);
   Runs runs(p);
   for (int64_t part = begin; part < end; ++part) {
     A* sums = static_cast<A*>(p.sums) + part * p.table_size();
     std::fill_n(sums, p.table_size(), A(0));
-    const int64_t last = p.output_rows() * (part + 1) / p.parts();
-    for (int64_t row = p.output_rows() * part / p.parts(); row < last; ++row) {
-      runs.find(row);
+    const int64_t last = p.bands() * (part + 1) / p.parts();
+    for (int64_t band = p.bands() * part / p.parts(); band < last; ++band) {
+      runs.find(band);
       for_each_panel<A>(p, sums, 0, p.blocks(), [&](int64_t c, A* table) {
-        load_gradients<T>(p, row, c, grads.get(), values.get());
+        load_gradients<T>(p, band, c, runs.pixels, grads.get(), values.get());
         A* bias = table + (p.nothing() + 1) * kPanel<A>;
         for (int64_t run = 0; run < runs.count; ++run) {
           Vec<A> low(A(0)), high(A(0));
