@@ -17,7 +17,6 @@ from pyeqgan.errors import UserError
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)  # EXIF's tag, and its values that swap height and width
 _SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads greyscale of two and four bits over 0 to 255
 
-
 Map = TypeVar("Map", bound=NDArray[Any])
 
 
@@ -114,13 +113,15 @@ def read_labels(path: str, coding: Coding, image_size: tuple[int, int]) -> Label
 
 def read_indices(path: str) -> NDArray[np.int32]:
     """The values (h,w) of a PNG of one channel, of a palette the indices; UserError naming the file if it is none."""
-    with reading(path), Image.open(path, formats=("PNG",)) as image:
+    with reading(path), Image.open(path, formats=FORMATS) as image:
+        if image.format != "PNG":
+            raise UserError(f"labels {path!r} are {image.format}, expected PNG, which keeps every value as it is")
         if image.mode not in ("1", "L", "P", "I", "I;16"):
             raise UserError(
                 f"labels {path!r} are in colour (mode {image.mode}), expected a PNG of one channel: give each class a "
                 "number, and write the numbers as greyscale or as indices of a palette"
             )
-        spread = _SPREAD.get(image.tile[0].args, 1) if isinstance(image.tile[0].args, str) else 1
+        spread = _SPREAD.get(str(image.tile[0][3]), 1)
         return np.asarray(image).astype(np.int32) // spread
 
 

@@ -56,8 +56,8 @@ class LayoutSampler:
         thresholds: of Canny.
         with_instances: batches have the edges of the instances.
 
-    Raises UserError: batch size, seed or zoom out of range, no pairs, instances asked for that are not
-    known, or OpenCV not installed.
+    Raises UserError: batch size, seed or zoom out of range, no pairs, instances asked for that are not known, or OpenCV
+    not installed.
     """
 
     def __init__(
