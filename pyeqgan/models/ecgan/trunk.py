@@ -55,7 +55,8 @@ class SpadeBlock(nn.Module):
         super().__init__()
         middle = min(in_channels, out_channels)
         self.modulation1 = Spade(config, in_channels)
-        self.convolution1 = spectral(nn.Conv2d(in_channels, middle, 3, padding=1))
+        # No bias: the norm that follows would remove it.
+        self.convolution1 = spectral(nn.Conv2d(in_channels, middle, 3, padding=1, bias=False))
         self.modulation2 = Spade(config, middle)
         self.convolution2 = spectral(nn.Conv2d(middle, out_channels, 3, padding=1))
         self.shortcut: nn.ModuleList | None = None
