@@ -8,7 +8,7 @@ from itertools import pairwise
 from pyeqgan.commands.command import Command
 from pyeqgan.options import TRAINABLE, EqGANOptions, TrainOptions
 
-HELP = """Train an EqGAN on the seen classes of a data set.
+HELP = """Train a model: an EqGAN on classes of images, or an ECGAN on label maps.
 
 examples:
   pyeqgan train --output runs/flowers --image-size 64 --width 0.25 --steps 2000
@@ -18,6 +18,8 @@ examples:
   pyeqgan train --output runs/photos --resume --devices 4
   torchrun --nproc-per-node 4 -m pyeqgan train --output runs/photos --resume
   pyeqgan train --output runs/photos --resume --profile
+  pyeqgan train --model ecgan --output runs/scenes --data scenes
+  pyeqgan train --model ecgan --help
 
 notes:
   A run writes config.yaml, metrics.jsonl, losses.png, samples/ and checkpoints/

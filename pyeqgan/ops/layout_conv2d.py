@@ -259,7 +259,8 @@ def _slope(y: Tensor, activation: str | None, negative_slope: float) -> Tensor:
     """The activation's derivative where its value is y."""
     if activation == "tanh":
         return 1 - y.square()
-    return torch.where(y > 0, 1.0, 0.0 if activation == "relu" else negative_slope).to(y.dtype)
+    one, below = y.new_ones(()), y.new_full((), 0.0 if activation == "relu" else negative_slope)
+    return torch.where(y <= 0, below, one)
 
 
 library.differentiate(NAME, _backward, _setup_context)

@@ -12,6 +12,7 @@ from pyeqgan.ops import _checks as check
 from pyeqgan.ops import _library as library
 
 NAME = "similarity_loss"
+SMALLEST_EPS = torch.finfo(torch.float32).eps  # with less, 1 − eps is 1 in float32
 BLOCK_PAIRS = 1 << 21  # that live at a time in the second derivative
 
 
@@ -31,7 +32,7 @@ def similarity_loss(probabilities: Tensor, labels: Tensor, *, ignore_index: int 
             depends on their sum being 1.
         labels: (B,H,W) int64, any integers; ``ignore_index`` marks pixels to leave out.
         ignore_index: the label that marks ignored pixels.
-        eps: of the clamp; in (0, 0.5). Where it clamps, the gradient is 0.
+        eps: of the clamp; in [2⁻²³, 0.5). Where it clamps, the gradient is 0.
 
     Returns:
         A 0-d tensor, float32 (float64 for float64 input); 0, attached to the graph, if all pixels are ignored.
@@ -42,7 +43,7 @@ def similarity_loss(probabilities: Tensor, labels: Tensor, *, ignore_index: int 
 
     Raises:
         TypeError: an argument is not a tensor or has another dtype.
-        ValueError: a wrong rank, size or device, or eps not in (0, 0.5).
+        ValueError: a wrong rank, size or device, or eps not in [2⁻²³, 0.5).
         NotImplementedError: forward-mode differentiation.
 
     Source: Tang et al., "Edge Guided GANs with Multi-Scale Contrastive Learning for Semantic Image Synthesis", ICLR
@@ -52,9 +53,9 @@ def similarity_loss(probabilities: Tensor, labels: Tensor, *, ignore_index: int 
     batch, _, height, width = probabilities.shape
     check.tensor(NAME, "labels", labels, shape=(batch, height, width), dtype=torch.int64, device=probabilities.device)
     check.integer(NAME, "ignore_index", ignore_index)
-    eps = check.number(NAME, "eps", eps, positive=True)
-    if eps >= 0.5:
-        check.fail(NAME, "eps", "a number < 0.5", eps)
+    eps = check.number(NAME, "eps", eps)
+    if not SMALLEST_EPS <= eps < 0.5:
+        check.fail(NAME, "eps", f"a number in [{SMALLEST_EPS:.3g}, 0.5)", eps)
     check.no_forward_mode(NAME, probabilities)
     loss: Tensor = torch.ops.pyeqgan.similarity_loss.default(probabilities, labels, ignore_index, eps)
     return loss

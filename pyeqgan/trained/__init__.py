@@ -41,6 +41,5 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
-    report(f"evaluating {checkpoint.path}")
     model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
     model.evaluate(checkpoint, options, device, report, progress)

@@ -20,7 +20,7 @@ from pyeqgan.data.layouts import (
     instance_edges,
     open_layouts,
     read_instances,
-    read_layout,
+    read_labels,
 )
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.layouts import LayoutProtocol, SegmenterConfig, evaluate_layouts, write_page
@@ -67,7 +67,7 @@ def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, repo
     config, coding = generator.config, Coding(**checkpoint.about["coding"])
     files = _files(options.layouts)
     size = (config.image_height, config.image_width)
-    labels = np.stack([read_layout(str(path), coding, size) for path in files])
+    labels = np.stack([read_labels(str(path), coding, size) for path in files])
     outlines = _outlines(files, _files(options.instances) if options.instances else [], config)
     places = _places(files, options)
     output = generator.to(device).generate(torch.from_numpy(labels), outlines, batch_size=options.batch_size)
@@ -103,6 +103,7 @@ def evaluate(
     """
     generator = averaged_generator(checkpoint)
     refuse(options, EVALUATION_OF_EQGAN, "ecgan")
+    report(f"evaluating {checkpoint.path}")
     generator.to(device)
 
     if generator.config.modules == "image":

@@ -82,6 +82,7 @@ def evaluate(
     """
     generator = averaged_generator(checkpoint).to(device)
     shots = options.shots or generator.config.shots
+    report(f"evaluating {checkpoint.path}")
 
     def generate(references: Tensor, count: int, rng: torch.Generator) -> Tensor:
         return generator.generate(references, count, shots=shots, generator=rng)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,22 @@ from pyeqgan.errors import UserError
 EdgeMaps = NDArray[np.float32]
 
 
-class Thresholds(NamedTuple):
+@dataclass(frozen=True)
+class Thresholds:
     """Of the gradient |∂x| + |∂y| by Sobel's 3×3 masks, on grey from 0 to 255: a straight step of n levels has 4n.
 
     A pixel above `high` is an edge, and one above `low` that is connected with it; by default a step of 50 levels,
     and what goes on from it with 25.
+
+    Raises UserError: not 0 < low <= high.
     """
 
     low: float = 100.0
     high: float = 200.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise UserError(f"Canny thresholds {self.low:g} and {self.high:g}, expected 0 < low <= high")
 
 
 THRESHOLDS = Thresholds()
@@ -36,15 +43,13 @@ def canny(images: Pixels, thresholds: Thresholds = THRESHOLDS) -> EdgeMaps:
     Source: Canny, "A computational approach to edge detection", PAMI 1986; computed by OpenCV.
 
     Raises:
-        UserError: OpenCV is not installed, or the thresholds are not 0 < low <= high.
+        UserError: OpenCV is not installed.
     """
-    if not 0 < thresholds.low <= thresholds.high:
-        raise UserError(f"Canny thresholds {thresholds.low:g} and {thresholds.high:g}, expected 0 < low <= high")
     cv2 = opencv()
     maps = np.empty(images.shape[:-1], np.float32)
     for at in np.ndindex(images.shape[:-3]):
         grey = cv2.cvtColor(images[at], cv2.COLOR_RGB2GRAY)
-        maps[at] = cv2.Canny(grey, *thresholds)
+        maps[at] = cv2.Canny(grey, thresholds.low, thresholds.high)
     return np.where(maps > 0, np.float32(1), np.float32(-1))
 
 

@@ -11,8 +11,7 @@ from PIL import Image, ImageOps
 
 from pyeqgan.data.folders import FORMATS, reading, to_rgb
 from pyeqgan.data.images import GIBIBYTE, PixelCache, Pixels, check_index
-from pyeqgan.data.layouts.coding import Coding
-from pyeqgan.data.layouts.images import CENTRE, Instances, Labels, View, check_shape
+from pyeqgan.data.layouts.images import CENTRE, Coding, Instances, Labels, View, check_shape
 from pyeqgan.errors import UserError
 
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)  # EXIF's tag, and its values that swap height and width
@@ -50,7 +49,7 @@ class LayoutFiles:
         class_names: Sequence[str],
         image_size: tuple[int, int],
         *,
-        cache_bytes: int = 2 * GIBIBYTE,
+        cache_bytes: int = GIBIBYTE,
     ) -> None:
         self.image_size = check_shape(image_size)
         self.num_classes = coding.num_classes
@@ -92,21 +91,25 @@ class LayoutFiles:
         return self.files[check_index("layout", index, len(self.files))]
 
     def _read_labels(self, pair: PairFiles, view: View) -> Labels:
-        values = self.coding.decode(_read_beside(pair.labels, pair.image), pair.labels)
-        return sample(values, self.image_size, view)
+        values = _read_beside(pair.labels, pair.image)
+        return sample(self.coding.decode(values, pair.labels), self.image_size, view)
 
 
 def read_image(path: str, image_size: tuple[int, int], view: View = CENTRE) -> Pixels:
     """The part of an image that a view shows, uint8 RGB (H,W,3); UserError naming the file if it cannot be read."""
     with reading(path), Image.open(path, formats=FORMATS) as image:
-        size = _upright(image)
-        left, top, right, bottom = view.box(size, image_size)
+        left, _, right, _ = view.box(_upright(image), image_size)
         enough = 2 * image_size[1] / (right - left)  # a JPEG may decode at a fraction of its size
         image.draft("RGB", (round(enough * image.width), round(enough * image.height)))
         picture = to_rgb(ImageOps.exif_transpose(image))
-        x, y = picture.width / size[1], picture.height / size[0]
-        box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
+        left, top, right, bottom = view.box((picture.height, picture.width), image_size)
+        box = (left, top, min(right, picture.width), min(bottom, picture.height))  # the last digit may be one too many
         return np.asarray(picture.resize(image_size[::-1], Image.Resampling.LANCZOS, box=box), np.uint8)
+
+
+def read_labels(path: str, coding: Coding, image_size: tuple[int, int]) -> Labels:
+    """The middle of a label map, int64 (H,W), as `LayoutFiles` reads those of its pairs; the same errors."""
+    return sample(coding.decode(read_indices(path), path), image_size, CENTRE)
 
 
 def read_indices(path: str) -> NDArray[np.int32]:
@@ -119,11 +122,6 @@ def read_indices(path: str) -> NDArray[np.int32]:
             )
         spread = _SPREAD.get(image.tile[0].args, 1) if isinstance(image.tile[0].args, str) else 1
         return np.asarray(image).astype(np.int32) // spread
-
-
-def read_layout(path: str, coding: Coding, image_size: tuple[int, int]) -> Labels:
-    """The labels int64 (H,W) of a file, its middle resized; UserError naming it if it cannot be read."""
-    return sample(coding.decode(read_indices(path), path), image_size, CENTRE)
 
 
 def read_instances(path: str, image_size: tuple[int, int]) -> Instances:
@@ -154,6 +152,9 @@ def _read_beside(path: str, image_path: str) -> NDArray[np.int32]:
 
 
 def _upright(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an image that is opened but not loaded, once its EXIF orientation is honoured."""
-    on_its_side = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+    """Height and width of an image that is opened but not loaded, once its EXIF orientation is honoured.
+
+    The method of its class would decode a whole PNG to look behind the pixels.
+    """
+    on_its_side = Image.Image.getexif(image).get(_ORIENTATION) in _ON_ITS_SIDE
     return (image.width, image.height) if on_its_side else (image.height, image.width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
 
-if TYPE_CHECKING:
-    from pyeqgan.data.layouts.coding import Coding
-
 Labels = NDArray[np.int64]
 Instances = NDArray[np.int32]
 
 IGNORED = -1
 """The label of a pixel that belongs to no class."""
+
+MOST_CLASSES = 2**15 - 1
+"""Labels are kept in 16 bits."""
 
 SMALLEST, LARGEST = 16, 4096  # height and width of an image, pixels
 
@@ -45,6 +45,29 @@ class View(NamedTuple):
 CENTRE = View()
 
 
+@dataclass(frozen=True)
+class Coding:
+    """How the values of label files name the classes: `first` is class 0, and so on; `ignored` is none."""
+
+    num_classes: int
+    ignored: int
+    first: int = 0
+
+    def decode(self, values: NDArray[np.int32], path: str) -> Labels:
+        """Labels of the values of a file; UserError naming it if one means nothing."""
+        labels = values.astype(np.int64) - self.first
+        none = values == self.ignored
+        wrong = ((labels < 0) | (labels >= self.num_classes)) & ~none
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0].tolist()
+            raise UserError(
+                f"label {values[row, column]} in {path!r} at row {row}, column {column}: expected {self.first} to "
+                f"{self.first + self.num_classes - 1}, or {self.ignored} where there is no class"
+            )
+        labels[none] = IGNORED
+        return labels
+
+
 class LayoutImages(Protocol):
     """Images of one size, and a class for every pixel of them."""
 
@@ -53,16 +76,16 @@ class LayoutImages(Protocol):
         """Labels are below it."""
 
     @property
+    def coding(self) -> Coding:
+        """How values in label files name these classes."""
+
+    @property
     def class_names(self) -> Sequence[str]:
         """One name per class."""
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
-
-    @property
-    def coding(self) -> Coding:
-        """How label files of these layouts, or written in their manner, name the classes."""
 
     @property
     def has_instances(self) -> bool:

@@ -18,6 +18,8 @@ from pyeqgan.data.layouts.edges import THRESHOLDS, Thresholds, canny, instance_e
 from pyeqgan.data.layouts.images import LayoutImages, View
 from pyeqgan.errors import UserError
 
+MOST_ZOOM = 16
+
 
 @dataclass(frozen=True)
 class LayoutBatch:
@@ -49,12 +51,12 @@ class LayoutSampler:
         batch_size: B.
         seed: of the draws.
         flip: mirror.
-        zoom: how much nearer at most, from 1.
+        zoom: how much nearer at most, 1 to 16.
         rows: of the batch.
         thresholds: of Canny.
         with_instances: batches have the edges of the instances.
 
-    Raises UserError: batch size, seed, zoom or thresholds out of range, no pairs, instances asked for that are not
+    Raises UserError: batch size, seed or zoom out of range, no pairs, instances asked for that are not
     known, or OpenCV not installed.
     """
 
@@ -70,9 +72,11 @@ class LayoutSampler:
         thresholds: Thresholds = THRESHOLDS,
         with_instances: bool = False,
     ) -> None:
-        for name, value, least in (("batch size", batch_size, 1), ("seed", seed, 0), ("zoom", zoom, 1)):
-            if not value >= least:
+        for name, value, least in (("batch size", batch_size, 1), ("seed", seed, 0)):
+            if value < least:
                 raise UserError(f"{name} {value}, expected at least {least}")
+        if not 1 <= zoom <= MOST_ZOOM:
+            raise UserError(f"zoom {zoom:g}, expected 1 to {MOST_ZOOM}")
         if len(images) == 0:
             raise UserError("no layouts to draw from, expected at least 1")
         if with_instances and not images.has_instances:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pyeqgan.data.ahead import ahead
-from pyeqgan.data.layouts.coding import MOST_CLASSES, Coding
 from pyeqgan.data.layouts.embedded import EmbeddedLayouts
 from pyeqgan.data.layouts.files import LayoutFiles, PairFiles, read_indices
-from pyeqgan.data.layouts.images import LayoutSplit
+from pyeqgan.data.layouts.images import MOST_CLASSES, Coding, LayoutSplit
 from pyeqgan.data.layouts.structures import Structure, recognise
 from pyeqgan.errors import UserError
 from pyeqgan.telling import Progress

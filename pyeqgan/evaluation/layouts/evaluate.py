@@ -92,7 +92,6 @@ def evaluate_layouts(
             note=NOTE,
             settings={
                 **asdict(protocol),
-                "thresholds": list(protocol.thresholds),
                 "device": str(device),
                 "image_size": list(split.test.image_size),
                 "subject": subject,

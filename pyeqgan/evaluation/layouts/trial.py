@@ -126,7 +126,7 @@ class Trial:
 
     def _outlines(self, indices: Sequence[int]) -> Tensor | None:
         """Edges of the instances (n,1,H,W), if they are known."""
-        maps = [things for index in indices if (things := self.pairs.instances(index)) is not None]
+        maps = [self.pairs.instances(index) for index in indices] if self.pairs.has_instances else []
         return torch.from_numpy(instance_edges(np.stack(maps)))[:, None] if maps else None
 
     def _look(self, batch: Painted, labels: Tensor, real: Pixels, real_edges: Tensor) -> Looks:

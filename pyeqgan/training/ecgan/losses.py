@@ -32,6 +32,8 @@ class LossWeights:
     Attributes:
         edges, images, refined: of the modalities I'_e, I' and I'', in the hinge loss and in feature matching.
         feature_matching: weight of the distance between the discriminator's features of real and generated maps.
+        perceptual: weight of the distance of images in VGG's features, as published 10; 0 by default, because it needs
+            weights that are not ours to give (:class:`~pyeqgan.training.ecgan.perceptual.PerceptualDistance`).
         similarity: weight of the similarity loss on the final image (the value is ours).
         similarity_stride: it compares all pairs of every that manyth pixel in each direction (ours).
         contrastive: total weight of the contrastive loss (the value is ours).
@@ -46,6 +48,7 @@ class LossWeights:
     images: float = 1.0
     refined: float = 2.0
     feature_matching: float = 10.0
+    perceptual: float = 0.0
     similarity: float = 1.0
     similarity_stride: int = 4
     contrastive: float = 0.3
@@ -53,7 +56,7 @@ class LossWeights:
     contrast_pixels: int | None = 256
 
     def __post_init__(self) -> None:
-        for name in ("edges", "images", "refined", "feature_matching", "similarity", "contrastive"):
+        for name in ("edges", "images", "refined", "feature_matching", "perceptual", "similarity", "contrastive"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"LossWeights: {name}: expected a finite number >= 0, got {value}")

@@ -91,6 +91,7 @@ def generator_step(
     batch: LayoutBatch,
     *,
     weights: LossWeights,
+    perceptual: nn.Module | None = None,
     rng: torch.Generator | None = None,
     backward: Backward = Tensor.backward,
     autocast: Autocast = nullcontext,
@@ -103,12 +104,16 @@ def generator_step(
         discriminator, segmenter, batch, weights, autocast: as for :func:`discriminator_step`.
         projection: the generator's features to vectors; learns only if the contrastive loss is computed.
         output: of :func:`generate`, whose graph this frees.
+        perceptual: generated and real images to their distance; needed if it has a weight.
         rng: of the pixels that contrast, on any device; torch's default if None.
         backward: called once on the scalar total; Fabric's in the engine.
 
     Returns:
         The unweighted losses (but for the modalities' weights), detached: "adversarial" and those of
-        "feature_matching", "similarity" and "contrastive" that are computed.
+        "feature_matching", "perceptual", "similarity" and "contrastive" that are computed.
+
+    Raises:
+        ValueError: no modality of the output has a weight, or the perceptual distance has one and is not given.
     """
     fakes = _judged(output, weights)
     of_fakes = weights.of(list(fakes))
@@ -127,6 +132,16 @@ def generator_step(
             partners = [list(reals).index(PARTNERS[name]) for name in fakes]
             features = ([j.features for j in real], [j.features for j in judged])
             terms["feature_matching"] = losses.feature_matching(*features, partners, of_fakes)
+        if weights.perceptual:
+            if perceptual is None:
+                raise ValueError("generator_step: perceptual: expected a network, as the loss has a weight, got None")
+            with record_function("generator: perceptual"), autocast():
+                distances = [
+                    weight * perceptual(fake, batch.images)
+                    for (name, fake), weight in zip(fakes.items(), of_fakes, strict=True)
+                    if name != "edges"
+                ]
+            terms["perceptual"] = torch.stack(distances).sum()
         if weights.similarity:
             with record_function("generator: similarity"), autocast():
                 class_logits = segmenter(output.final)

@@ -7,10 +7,9 @@ from typing import Literal
 import numpy as np
 
 from pyeqgan.data.images import Pixels, check_index
-from pyeqgan.data.layouts.coding import Coding
 from pyeqgan.data.layouts.embedded.landscape import CLASSES, Grid, Landscape
 from pyeqgan.data.layouts.embedded.painting import paint
-from pyeqgan.data.layouts.images import CENTRE, Instances, Labels, View, check_shape
+from pyeqgan.data.layouts.images import CENTRE, Coding, Instances, Labels, View, check_shape
 from pyeqgan.errors import UserError
 
 Part = Literal["train", "test"]
@@ -29,8 +28,8 @@ class EmbeddedLayouts:
     """
 
     num_classes = len(CLASSES)
-    class_names = CLASSES
     coding = Coding(len(CLASSES), ignored=255)
+    class_names = CLASSES
     has_instances = True
 
     def __init__(self, part: Part, count: int, image_size: tuple[int, int], seed: int) -> None:
