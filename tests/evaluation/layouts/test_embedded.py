@@ -11,6 +11,7 @@ from pyeqgan.evaluation.layouts import SegmenterConfig, class_counts, mean_iou, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_real_images_are_segmented_nearly_perfectly() -> None:
     split = open_layouts("embedded-layouts", image_size=(64, 64))
     network = train_segmenter(split.train, SegmenterConfig(), device=torch.device("cpu"))

@@ -69,7 +69,7 @@ def test_the_real_image_scores_the_ceiling(perfect: tuple[LayoutEvaluation, Path
     assert value(result, "real", "miou") > 0.85
     assert value(result, "generator", "own_edges") == value(result, "generator", "real_edges") == 1
     assert value(result, "generator", "frechet") == pytest.approx(0, abs=1e-9)
-    assert 0 < value(result, "real", "frechet") < value(result, "painter", "frechet")
+    assert 1e-4 < value(result, "real", "frechet") < value(result, "painter", "frechet")
     # Classes of one mean colour: the painter has nothing that tells them apart.
     assert value(result, "painter", "miou") < 0.5
     for name, difference in result.generator_minus_painter.items():
@@ -306,7 +306,7 @@ def test_published_networks_look_too(
     protocol = dataclasses.replace(PROTOCOL, inception=True, lpips="vgg")
     result = evaluate(painter(split.test, shift=1), protocol)
     assert value(result, "generator", "fid") == pytest.approx(0, abs=1e-9)  # the same images all together
-    assert value(result, "real", "fid") > 0
+    assert value(result, "real", "fid") > 1e-4
     images = Flat().features(np.stack([split.test.pair(index)[0] for index in range(len(split.test))]))
     expected = (images - images.roll(-1, 0)).square().sum(1).mean()
     assert value(result, "generator", "lpips") == pytest.approx(float(expected))
