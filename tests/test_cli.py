@@ -158,7 +158,10 @@ def test_a_mistake_is_told_alike_in_every_encoding(encoding):
         ("train --output OUT --resume --force", "expected one of them, got both"),
         ("generate --checkpoint NONE --images PICTURE --output OUT", "no checkpoint in"),
         ("generate --checkpoint EMPTY --images PICTURE --output OUT", "no checkpoint in"),
-        ("generate --checkpoint NONE --images --output OUT", "--images: expected at least one image"),
+        (
+            "generate --checkpoint NONE --images --output OUT",
+            "expected --images (of an EqGAN) or --layouts (of an ECGAN), got neither",
+        ),
         ("generate --checkpoint NONE --images PICTURE --output OUT --count 0", "--count 0"),
         ("generate --checkpoint NONE --images PICTURE --output OUT --shots 2", "--shots 2, expected 1 to 1"),
         ("evaluate --checkpoint NONE --output OUT", "no checkpoint in"),

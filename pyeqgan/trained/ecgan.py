@@ -103,7 +103,6 @@ def evaluate(
     """
     generator = averaged_generator(checkpoint)
     refuse(options, EVALUATION_OF_EQGAN, "ecgan")
-    report(f"evaluating {checkpoint.path}")
     generator.to(device)
 
     if generator.config.modules == "image":
@@ -112,6 +111,8 @@ def evaluate(
     split, wanted = data_of(checkpoint, options.data), generator.config.instance_edges
     if wanted and not split.test.has_instances:
         raise UserError(f"{checkpoint.path} was trained with --instance-edges; these layouts have no instance maps")
+
+    report(f"evaluating {checkpoint.path}")
 
     def paint(labels: Tensor, outlines: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         output = generator.generate(labels, outlines if wanted else None)
