@@ -105,19 +105,15 @@ def evaluate(
     refuse(options, EVALUATION_OF_EQGAN, "ecgan")
     generator.to(device)
 
-    if generator.config.modules == "image":
-        raise UserError(f"{checkpoint.path} is of --modules image, which draws no edges: there is nothing to compare")
-
     split, wanted = data_of(checkpoint, options.data), generator.config.instance_edges
     if wanted and not split.test.has_instances:
         raise UserError(f"{checkpoint.path} was trained with --instance-edges; these layouts have no instance maps")
 
     report(f"evaluating {checkpoint.path}")
 
-    def paint(labels: Tensor, outlines: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def paint(labels: Tensor, outlines: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor | None]:
         output = generator.generate(labels, outlines if wanted else None)
-        assert output.edges is not None
-        return output.edges.cpu(), output.images.cpu(), output.final.cpu()
+        return output.edges, output.images, output.refined
 
     result = evaluate_layouts(
         paint,
