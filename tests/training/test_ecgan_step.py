@@ -239,7 +239,7 @@ def test_thirty_steps_bring_the_generated_nearer_to_the_real():
     ("dtype", "steps", "tolerance"), [(torch.float64, 10, 1e-9), (torch.float32, 2, 1e-4)], ids=str
 )
 def test_kernels_and_reference_give_the_same_curve(dtype, steps, tolerance):
-    """In float32 for a start only: Adam without momentum goes by signs, and one that rounding turns parts the curves."""
+    """In float32 for a start only: Adam without momentum goes by signs; one that rounding turns parts the curves."""
     data, model = toy(), ECGAN(config())
     if dtype == torch.float64:
         data, model = in_double(data), model.double()
