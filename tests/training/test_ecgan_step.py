@@ -235,12 +235,18 @@ def test_thirty_steps_bring_the_generated_nearer_to_the_real():
     assert curve[-1]["segmentation"] < 0.8 * curve[0]["segmentation"]
 
 
-def test_kernels_and_reference_give_the_same_curve():
+@pytest.mark.parametrize(
+    ("dtype", "steps", "tolerance"), [(torch.float64, 10, 1e-9), (torch.float32, 2, 1e-4)], ids=str
+)
+def test_kernels_and_reference_give_the_same_curve(dtype, steps, tolerance):
+    """In float32 for a start only: Adam without momentum goes by signs; one that rounding turns parts the curves."""
     data, model = toy(), ECGAN(config())
+    if dtype == torch.float64:
+        data, model = in_double(data), model.double()
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    fused = train(model, data, WEIGHTS, 10)
+    fused = train(model, data, WEIGHTS, steps)
     model.load_state_dict(state)
     with backends.force("reference"):
-        reference = train(model, data, WEIGHTS, 10)
+        reference = train(model, data, WEIGHTS, steps)
     for step, (ours, theirs) in enumerate(zip(fused, reference, strict=True)):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5), step
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance / 10), step
