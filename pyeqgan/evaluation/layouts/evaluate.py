@@ -127,15 +127,16 @@ def _segmenters(
 def _looks(
     trial: Trial, indices: Sequence[int], batch_size: int, progress: Progress | None
 ) -> tuple[dict[str, Looks], list[Sample]]:
-    """What was seen of every painter, and the first samples."""
+    """What was seen of every painter, and samples from all over the test half."""
+    shown = set(_spread(len(indices), MOST_ROWS))
     parts: dict[str, list[Looks]] = {}
     samples: list[Sample] = []
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
-        looks, shown = trial.run(batch)
+        looks, painted = trial.run(batch)
         for name, seen in looks.items():
             parts.setdefault(name, []).append(seen)
-        samples += shown[: MOST_ROWS - len(samples)]
+        samples += [sample for place, sample in enumerate(painted, start) if place in shown]
         if progress is not None:
             progress("painting test layouts", start + len(batch), len(indices))
     return {name: Looks.joined(seen) for name, seen in parts.items()}, samples
