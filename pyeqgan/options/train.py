@@ -24,6 +24,7 @@ _Options = TypeVar("_Options", bound="TrainOptions")
 # What may change when a run is resumed; with any other option changed it would no longer be the same run.
 CHANGEABLE = (
     "data",
+    "weights",
     "steps",
     "checkpoint_every",
     "sample_every",

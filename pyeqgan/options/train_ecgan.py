@@ -15,7 +15,7 @@ Modules = Literal["image", "edge", "transfer", "semantic"]
 Norm = Literal["batch", "instance"]
 Contrast = Literal["none", "single", "multi"]
 
-WEIGHTS = ("edges", "images", "refined", "feature_matching", "similarity", "contrastive")
+WEIGHTS = ("edges", "images", "refined", "feature_matching", "perceptual", "similarity", "contrastive")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class ECGANOptions(TrainOptions):
     """Weight of the refined images."""
     feature_matching_weight: float = 10.0
     """Weight of feature matching."""
+    perceptual_weight: float = 0.0
+    """Weight of the distance in VGG's features, published as 10; needs the weights that evaluate --lpips vgg does."""
+    weights: str | None = None
+    """Folder of those weights. Default: PYEQGAN_WEIGHTS, then torch.hub's cache."""
     similarity_weight: float = 1.0
     """Weight of the similarity loss; 0 trains no segmenter."""
     similarity_stride: int = 4

@@ -7,6 +7,7 @@ import pytest
 import runs
 import torch
 from PIL import Image
+from published_weights import accept, write_backbone
 
 from pyeqgan import backends
 from pyeqgan.errors import UserError
@@ -160,3 +161,14 @@ def test_sizes_and_weights_that_do_not_do_are_told_before_a_folder_is_made(layou
 
 def test_the_defaults_are_those_of_the_losses(tmp_path):
     assert loss_weights(ECGANOptions(tmp_path)) == LossWeights()
+
+
+def test_the_perceptual_loss_needs_weights_and_joins_the_others(layouts, tmp_path, monkeypatch):
+    wanted = runs.ecgan_options(layouts, tmp_path / "run", perceptual_weight=10.0, weights=str(tmp_path), steps=1)
+    with pytest.raises(UserError, match="no weights of LPIPS's VGG-16"):
+        runs.trained(wanted)
+    assert not (tmp_path / "run").exists()
+    write_backbone(tmp_path, "vgg")
+    accept(tmp_path, monkeypatch)
+    assert runs.trained(wanted)[0] == 0
+    assert runs.losses(tmp_path / "run")[0]["generator/perceptual"] > 0

@@ -31,6 +31,7 @@ from pyeqgan.options import ECGANOptions
 from pyeqgan.options.train_ecgan import WEIGHTS
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.ecgan.losses import LossWeights
+from pyeqgan.training.ecgan.perceptual import PerceptualDistance
 from pyeqgan.training.ecgan.step import discriminator_step, generate, generator_step
 from pyeqgan.training.pictures import Pixels, image_grid
 from pyeqgan.training.system import Player, Turn
@@ -72,6 +73,9 @@ class ECGANSystem:
             zoom=options.zoom,
             with_instances=options.instance_edges,
         )
+        self._perceptual: PerceptualDistance | None = None
+        if options.perceptual_weight:
+            self._perceptual = PerceptualDistance(None if options.weights is None else Path(options.weights))
         self._made: ECGANOutput | None = None
 
     @property
@@ -135,6 +139,8 @@ class ECGANSystem:
     def _generator(self, networks: Mapping[str, nn.Module], batch: LayoutBatch, turn: Turn) -> dict[str, Tensor]:
         output, self._made = self._made, None
         assert output is not None, "the discriminator's turn comes first"
+        if self._perceptual is not None:
+            self._perceptual.to(batch.images.device)
         return generator_step(
             networks["discriminator"],
             networks["segmenter"],
@@ -142,6 +148,7 @@ class ECGANSystem:
             output,
             batch,
             weights=self._weights,
+            perceptual=self._perceptual,
             rng=turn.rng,
             backward=turn.backward,
             autocast=turn.autocast,
