@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from pyeqgan.kernels._config import tiled
-from pyeqgan.kernels._image import block_pixels, offsets, split
+from pyeqgan.kernels._image import block_of_image, offsets
 
 SIZE = ("channels", "height", "width")
 
@@ -37,16 +37,6 @@ def derivative(y, slope, ACTIVATION: tl.constexpr):
     if ACTIVATION == "tanh":
         return 1.0 - y * y
     return tl.full(y.shape, 1.0, tl.float32)
-
-
-@triton.jit
-def block_of_image(channels, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """Image, channels, rows, columns, (channels,pixels) mask and pixel block of this program."""
-    block, rest = split(tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(height, tl.int64) * width, PIXELS))
-    group, image = split(rest, tl.cdiv(channels, CHANNELS))
-    y, x, inside = block_pixels(block, height, width, PIXELS)
-    c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
-    return image, c, y, x, (c < channels)[:, None] & inside[None, :], block
 
 
 @triton.jit

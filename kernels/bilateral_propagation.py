@@ -10,8 +10,6 @@ written in place. float32, bfloat16 and float16; all arithmetic in float32; no a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from pyeqgan.kernels._config import tiled
 from pyeqgan.kernels._image import block_pixels, offsets, split
+from pyeqgan.kernels._launch import over_image, over_pixels, strided
 from pyeqgan.ops._library import empty_image
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -192,10 +191,6 @@ def propagate_backward(
         tl.store(gate_terms + (image * channels + c) * blocks + block, share, c < channels)
 
 
-def _strided(x: Tensor) -> tuple[Any, ...]:
-    return (x, *x.stride())
-
-
 def _inverse_sums(x: Tensor, extent: int, sigma: float, reach: int) -> Tensor:
     inverse = x.new_empty(extent, dtype=torch.float32)
     inverse_sums[(triton.cdiv(extent, 128),)](inverse, extent, sigma, reach, BLOCK=128)
@@ -209,16 +204,6 @@ def _prepare(op: str, x: Tensor, sigma: float, radius: int) -> tuple[Tensor, Ten
     height, width = x.shape[2:]
     reach = min(radius, max(height, width) - 1)
     return _inverse_sums(x, height, sigma, reach), _inverse_sums(x, width, sigma, reach), reach
-
-
-def _grid(x: Tensor, over_channels: bool) -> Any:
-    batch, channels, height, width = x.shape
-
-    def programs(meta: dict[str, int]) -> tuple[int]:
-        groups = triton.cdiv(channels, meta["CHANNELS"]) if over_channels else 1
-        return (batch * groups * triton.cdiv(height * width, meta["PIXELS"]),)
-
-    return programs
 
 
 def forward(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[Tensor, Tensor]:
@@ -238,10 +223,10 @@ def forward(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[
         inverse_y, inverse_x, reach = _prepare("bilateral_propagation", x, sigma, radius)
         scratch = x.new_empty(x.shape, dtype=torch.float32)
         no_grad = (None, 0, 0, 0, 0)
-        correlate[_grid(x, False)](*no_grad, *_strided(x), gate, affinity, None, *size)
-        filter_rows[_grid(x, True)](*_strided(x), gate, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=False)
-        propagate_forward[_grid(x, True)](
-            *_strided(x), gate, affinity, inverse_y, scratch, *_strided(y), *size, sigma, reach
+        correlate[over_pixels(x)](*no_grad, *strided(x), gate, affinity, None, *size)
+        filter_rows[over_image(x)](*strided(x), gate, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=False)
+        propagate_forward[over_image(x)](
+            *strided(x), gate, affinity, inverse_y, scratch, *strided(y), *size, sigma, reach
         )
     return y, affinity
 
@@ -272,13 +257,13 @@ def backward(
         inverse_y, inverse_x, reach = _prepare("bilateral_propagation_backward", x, sigma, radius)
         slope = torch.empty_like(affinity)
         scratch = x.new_empty(x.shape, dtype=torch.float32)
-        correlate[_grid(x, False)](*_strided(grad_y), *_strided(x), gate, affinity, slope, *size)
-        filter_rows[_grid(x, True)](*_strided(grad_y), None, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=True)
+        correlate[over_pixels(x)](*strided(grad_y), *strided(x), gate, affinity, slope, *size)
+        filter_rows[over_image(x)](*strided(grad_y), None, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=True)
         most = triton.cdiv(height * width, min(c.kwargs["PIXELS"] for c in propagate_backward.configs))
         terms = x.new_empty(batch * channels * most, dtype=torch.float32) if need_gate else None
-        propagate_backward[_grid(x, True)](
-            *_strided(grad_y), *_strided(x), gate, affinity, slope, inverse_y, scratch,
-            *(_strided(grad_x) if need_x else (None, 0, 0, 0, 0)), terms,
+        propagate_backward[over_image(x)](
+            *strided(grad_y), *strided(x), gate, affinity, slope, inverse_y, scratch,
+            *(strided(grad_x) if need_x else (None, 0, 0, 0, 0)), terms,
             *size, sigma, reach,
         )  # fmt: skip
     if terms is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyeqgan.kernels import _normalization as norms
 from pyeqgan.kernels import _upsampled_convolution as convolution
+from pyeqgan.kernels._launch import blocks, over_image, strided
 from pyeqgan.kernels._products import arithmetic, family
 from pyeqgan.ops._library import empty_image
 
@@ -58,21 +59,6 @@ def _sources(x: Tensor, skip: Tensor | None, weight: Tensor) -> list[_Source]:
     return sources
 
 
-def _strided(image: Tensor | None) -> tuple[Any, ...]:
-    return (None, 0, 0, 0, 0) if image is None else (image, *image.stride())
-
-
-def _blocks(x: Tensor, pixels: int) -> int:
-    return -(x.shape[2] * x.shape[3] // -pixels)
-
-
-def _over_image(x: Tensor) -> Any:
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (x.shape[0] * triton.cdiv(x.shape[1], meta["CHANNELS"]) * _blocks(x, meta["PIXELS"]),)
-
-    return grid
-
-
 def forward(
     x: Tensor,
     skip: Tensor | None,
@@ -108,19 +94,19 @@ def forward(
     kernel = FORWARD[products]
     with torch.cuda.device_of(x):
         smallest = min(c.kwargs["PIXELS"] for c in kernel.configs)
-        moments = nothing.new_empty(batch * _blocks(x, smallest) * 4 * 3 * features) if own else None
+        moments = nothing.new_empty(batch * blocks(x, smallest) * 4 * 3 * features) if own else None
         sources = _sources(x, skip, weight)
         read: list[Any] = []
         for source in sources:
-            read += [*_strided(source.image), source.packed, source.image.shape[1]]
+            read += [*strided(source.image), source.packed, source.image.shape[1]]
         if skip is None:
-            read += [*_strided(None), None, 0]
+            read += [*strided(None), None, 0]
 
         def grid(meta: dict[str, int]) -> tuple[int, int, int]:
-            return batch * _blocks(x, meta["PIXELS"]), triton.cdiv(features, meta["OUT"]), 4
+            return batch * blocks(x, meta["PIXELS"]), triton.cdiv(features, meta["OUT"]), 4
 
         kernel[grid](
-            *read, None if bias is None else bias.contiguous(), *_strided(y if norm is None else pre), moments,
+            *read, None if bias is None else bias.contiguous(), *strided(y if norm is None else pre), moments,
             features, height, width, negative_slope,
             FINE=sources[-1].fine, ACTIVATION=activation if norm is None else None, PRECISION=precision,
         )  # fmt: skip
@@ -128,12 +114,12 @@ def forward(
             return y, pre, nothing, nothing.clone()
         parts = None
         if moments is not None:
-            used = _blocks(x, kernel.best_config.kwargs["PIXELS"]) * 4
+            used = blocks(x, kernel.best_config.kwargs["PIXELS"]) * 4
             parts = moments[: batch * used * 3 * features].view(batch, used, 3, features)
         mean, var = _statistics(norm, running_mean, running_var, parts)
         scale = torch.rsqrt(var + eps) * _affine(norm_weight, mean, 1.0)
-        norms.normalize[_over_image(y)](
-            *_strided(pre), mean, scale, _affine(norm_bias, mean, 0.0), int(norm == "instance"), *_strided(y),
+        norms.normalize[over_image(y)](
+            *strided(pre), mean, scale, _affine(norm_bias, mean, 0.0), int(norm == "instance"), *strided(y),
             features, *y.shape[2:], negative_slope, ACTIVATION=activation,
         )  # fmt: skip
     return y, pre, mean, var
@@ -232,25 +218,25 @@ def _before_norm(
     if saved.numel() == 0:
         return grad, mean.new_zeros(features), mean.new_zeros(features)
     if norm is None:
-        norms.normalize_backward[_over_image(saved)](
-            *_strided(grad_y), *_strided(saved), *(None,) * 6, 0, *_strided(grad), *size, ACTIVATION=activation
+        norms.normalize_backward[over_image(saved)](
+            *strided(grad_y), *strided(saved), *(None,) * 6, 0, *strided(grad), *size, ACTIVATION=activation
         )
         return grad, mean, mean
     per_image = int(norm == "instance")
     given = (mean, torch.rsqrt(var + eps), _affine(norm_weight, mean, 1.0), _affine(norm_bias, mean, 0.0))
     smallest = min(c.kwargs["PIXELS"] for c in norms.sum_gradients.configs)
-    sums = mean.new_empty(batch * _blocks(saved, smallest) * 2 * features)
-    norms.sum_gradients[_over_image(saved)](
-        *_strided(grad_y), *_strided(saved), *given, per_image, sums, *size, ACTIVATION=activation
+    sums = mean.new_empty(batch * blocks(saved, smallest) * 2 * features)
+    norms.sum_gradients[over_image(saved)](
+        *strided(grad_y), *strided(saved), *given, per_image, sums, *size, ACTIVATION=activation
     )
-    used = _blocks(saved, norms.sum_gradients.best_config.kwargs["PIXELS"])
+    used = blocks(saved, norms.sum_gradients.best_config.kwargs["PIXELS"])
     of_images = sums[: batch * used * 2 * features].view(batch, used, 2, features).sum(1)
     total = of_images.sum(0)
     means = (of_images if per_image else total[None]) / (saved.numel() // features // (batch if per_image else 1))
     mean_grad, mean_product = (means if own else torch.zeros_like(means)).transpose(0, 1).contiguous()
-    norms.normalize_backward[_over_image(saved)](
-        *_strided(grad_y), *_strided(saved), *given, mean_grad, mean_product, per_image,
-        *_strided(grad), *size, ACTIVATION=activation,
+    norms.normalize_backward[over_image(saved)](
+        *strided(grad_y), *strided(saved), *given, mean_grad, mean_product, per_image,
+        *strided(grad), *size, ACTIVATION=activation,
     )  # fmt: skip
     return grad, total[1], total[0]
 
@@ -262,10 +248,10 @@ def _input_gradient(grad: Tensor, source: _Source, products: str, precision: str
         return result
 
     def grid(meta: dict[str, int]) -> tuple[int, int]:
-        return image.shape[0] * _blocks(image, meta["PIXELS"]), triton.cdiv(image.shape[1], meta["OUT"])
+        return image.shape[0] * blocks(image, meta["PIXELS"]), triton.cdiv(image.shape[1], meta["OUT"])
 
     INPUT[products][grid](
-        *_strided(grad), source.packed, *_strided(result), image.shape[1], grad.shape[1], *image.shape[2:],
+        *strided(grad), source.packed, *strided(result), image.shape[1], grad.shape[1], *image.shape[2:],
         FINE=source.fine, PRECISION=precision,
     )  # fmt: skip
     return result
@@ -278,7 +264,7 @@ def _weight_gradient(grad: Tensor, source: _Source, x: Tensor, products: str, pr
     if image.numel() == 0:
         return torch.zeros_like(source.weight)
     tile = {k: min(c.kwargs[k] for c in kernel.configs) for k in ("PIXELS", "ROWS", "OUT")}
-    items = len(x) * _blocks(x, tile["PIXELS"])
+    items = len(x) * blocks(x, tile["PIXELS"])
     programs = triton.cdiv(channels, tile["ROWS"]) * triton.cdiv(features, tile["OUT"]) * 4 * taps
     span = triton.cdiv(items, max(PROGRAMS // programs, 1))
     segments = triton.cdiv(items, span)
@@ -288,7 +274,7 @@ def _weight_gradient(grad: Tensor, source: _Source, x: Tensor, products: str, pr
         return triton.cdiv(channels, meta["ROWS"]) * triton.cdiv(features, meta["OUT"]), 4 * taps, segments
 
     kernel[grid](
-        *_strided(grad), *_strided(image), sums, channels, features, *x.shape[:1], *x.shape[2:], span,
+        *strided(grad), *strided(image), sums, channels, features, *x.shape[:1], *x.shape[2:], span,
         FINE=source.fine, PRECISION=precision,
     )  # fmt: skip
     packed = sums.sum((0, 1), keepdim=True)[0] if source.fine else sums.sum(0)
