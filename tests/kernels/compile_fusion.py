@@ -39,7 +39,7 @@ PRODUCTS = (
 def instances() -> Iterator[tuple[Any, triton.Config, str, dict[str, str], dict[str, Any]]]:
     """The similarities in all arithmetics, and the blends, in both memory formats."""
     for arithmetic, storage, (multiples, constants) in PRODUCTS:
-        for config in _config.configs(f"fusion_match_{arithmetic}", "sm90", autotune=True):
+        for config in _config.configs(f"fusion_match_{arithmetic}", "sm90", autotune=storage == "fp16"):
             precision = {"PRECISION": "tf32" if arithmetic == "tf32" else "ieee"}
             yield local_fusion.MATCH[arithmetic].fn, config, storage, TYPES | multiples, constants | precision
     for storage, (multiples, constants) in zip(("bf16", "fp16", "fp32"), LAYOUTS, strict=True):
