@@ -25,7 +25,7 @@ SIZE = ("channels", "height", "width")
 
 @triton.jit
 def clamped(norm):
-    """As torch.nn.functional.cosine_similarity does it; NaN stays NaN."""
+    """As torch.nn.functional.cosine_similarity does it; NaN stays NaN, which a maximum would lose on a GPU."""
     return tl.where(norm < 1e-8, 1e-8, norm)
 
 
@@ -99,11 +99,8 @@ def distance_gradients(
         left_length, right_length = clamped(left_norm), clamped(right_norm)
         cosine = dot / left_length / right_length
         across = (-grad / left_length / right_length)[None, :]
-        left_nothing, right_nothing = left_norm == 0.0, right_norm == 0.0
-        left_along = grad * cosine / left_length / tl.where(left_nothing, 1.0, left_norm)
-        left_along = tl.where(left_nothing, 0.0, left_along)[None, :]
-        right_along = grad * cosine / right_length / tl.where(right_nothing, 1.0, right_norm)
-        right_along = tl.where(right_nothing, 0.0, right_along)[None, :]
+        left_along = (grad * cosine / left_length / tl.where(left_norm == 0.0, 1.0, left_norm))[None, :]
+        right_along = (grad * cosine / right_length / tl.where(right_norm == 0.0, 1.0, right_norm))[None, :]
     for first in range(0, channels, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
         mask = (c < channels)[:, None] & inside[None, :]
@@ -177,9 +174,8 @@ def backward(
         sides.append([empty_image(f, f.shape[1]) if need else grad_loss.new_empty(0) for f, need in given])
     with torch.cuda.device_of(grad_loss):
         for i, (e, d, weight) in enumerate(zip(equalized, decoded, weights, strict=True)):
-            needs = (need_equalized[i], need_decoded[i])
-            if e.numel() and any(needs):
-                grads = [strided(side[i] if need else None) for side, need in zip(sides, needs, strict=True)]
+            if e.numel() and (need_equalized[i] or need_decoded[i]):
+                grads = [strided(side[i] if side[i].numel() else None) for side in sides]
                 distance_gradients[over_pixels(e)](
                     grad_loss, *strided(e), *strided(d), *grads[0], *grads[1], *e.shape[1:],
                     _share(e, weight, distance), DISTANCE=distance,

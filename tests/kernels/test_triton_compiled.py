@@ -31,7 +31,7 @@ REGISTERS = {
         "sum_positives": 176,
         "sum_gradients": 255,
     },
-    "equalization_consistency_loss": {"sum_distances": 96, "distance_gradients": 128},
+    "equalization_consistency_loss": {"sum_distances": 64, "distance_gradients": 96},
     "fusion": {"match": 255, "blend": 96, "blend_backward": 80, "reference_gradient": 128},
     "skip_decoder_block": {
         "convolve": 168,
