@@ -17,6 +17,7 @@ SHARED_LIMIT = 232448  # bytes a block may use on sm_90
 # Registers a thread, with the Triton they were counted with; another one may allocate otherwise.
 COUNTED_WITH = "3.6."
 REGISTERS = {
+    "activated_conv2d": {"convolve": 128, "input_gradient": 224, "weight_gradient": 232},
     "bilateral_propagation": {
         "correlate": 224,
         "filter_rows": 96,
