@@ -59,17 +59,13 @@ def border_pixels(block, band, height, width, PIXELS: tl.constexpr):
 
 
 @triton.jit
-def convolve(
-    x, x_b, x_c, x_h, x_w, weight, bias, y, y_b, y_c, y_h, y_w, channels, out_channels, height, width,
-    out_height, out_width, padding, slope, COLUMNS: tl.constexpr, TAPS: tl.constexpr, MODE: tl.constexpr,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
+def add_product(
+    total, x, x_b, x_c, x_h, x_w, weight, channels, out_channels, image, i, j, inside, o, height, width, padding, slope,
+    COLUMNS: tl.constexpr, TAPS: tl.constexpr, MODE: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Of y (B,out_channels,out_height,out_width), for a kernel of TAPS weights in COLUMNS columns."""
-    block, image = split(tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(out_height, tl.int64) * out_width, PIXELS))
-    i, j, inside = block_pixels(block, out_height, out_width, PIXELS)
-    o = tl.program_id(1) * OUT + tl.arange(0, OUT)
+    """Total (PIXELS,OUT) plus what outputs (i, j) see of a map, by a kernel of TAPS weights in COLUMNS columns."""
     blocks = tl.cdiv(channels, DEPTH)
-    total = tl.zeros((PIXELS, OUT), tl.float32)
     for step in range(0, TAPS * blocks):
         group, tap = split(step, blocks)
         c = group * DEPTH + tl.arange(0, DEPTH)
@@ -83,6 +79,23 @@ def convolve(
         line = (tl.cast(tap, tl.int64) * channels + c) * out_channels
         mask = (c < channels)[:, None] & (o < out_channels)[None, :]
         total = tl.dot(value, tl.load(weight + line[:, None] + o[None, :], mask, 0.0), total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def convolve(
+    x, x_b, x_c, x_h, x_w, weight, bias, y, y_b, y_c, y_h, y_w, channels, out_channels, height, width,
+    out_height, out_width, padding, slope, COLUMNS: tl.constexpr, TAPS: tl.constexpr, MODE: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Of y (B,out_channels,out_height,out_width)."""
+    block, image = split(tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(out_height, tl.int64) * out_width, PIXELS))
+    i, j, inside = block_pixels(block, out_height, out_width, PIXELS)
+    o = tl.program_id(1) * OUT + tl.arange(0, OUT)
+    total = add_product(
+        tl.zeros((PIXELS, OUT), tl.float32), x, x_b, x_c, x_h, x_w, weight, channels, out_channels,
+        image, i, j, inside, o, height, width, padding, slope, COLUMNS, TAPS, MODE, ACTIVATION, PRECISION, DEPTH,
+    )  # fmt: skip
     if bias is not None:
         total += tl.load(bias + o, o < out_channels, 0.0).to(tl.float32)[None, :]
     pixel = image * y_b + i.to(tl.int64) * y_h + j.to(tl.int64) * y_w

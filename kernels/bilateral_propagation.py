@@ -18,14 +18,14 @@ from torch import Tensor
 from pyeqgan.kernels._config import tiled
 from pyeqgan.kernels._image import block_pixels, offsets, split
 from pyeqgan.kernels._launch import over_image, over_pixels, strided
+from pyeqgan.kernels._products import DTYPES
 from pyeqgan.ops._library import empty_image
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZE = ("channels", "height", "width")
 
 
 @triton.jit
-def _gate(gate, image, channel, channels):
+def gate_column(gate, image, channel, channels):
     """The gate of some channels as a column, 1 where there is none."""
     if gate is None:
         return tl.full((channel.shape[0], 1), 1.0, tl.float32)
@@ -33,7 +33,7 @@ def _gate(gate, image, channel, channels):
 
 
 @triton.jit
-def _filter(source, step, inverse, i, extent, mask, sigma, reach, TRANSPOSED: tl.constexpr):
+def filter_line(source, step, inverse, i, extent, mask, sigma, reach, TRANSPOSED: tl.constexpr):
     """Σ_j A_ij source_j along a line, or with A transposed; ``source`` points at j = 0, mask is (channels, pixels)."""
     total = tl.zeros(mask.shape, tl.float32)
     for d in range(-reach, reach + 1):
@@ -78,7 +78,7 @@ def correlate(
     z = tl.zeros((16, PIXELS), tl.float32)
     for first in range(0, channels, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
-        factor = _gate(gate, image, c, channels)
+        factor = gate_column(gate, image, c, channels)
         here = (c < channels)[:, None] & inside[None, :]
         there = (c < channels)[None, :, None] & linked[:, None, :]
         line = (image * x_b + c.to(tl.int64) * x_c)[None, :, None]
@@ -116,9 +116,9 @@ def filter_rows(
     c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
     mask = (c < channels)[:, None] & inside[None, :]
     line = source + offsets(image, c, y, tl.zeros_like(x), source_b, source_c, source_h, source_w)
-    total = _filter(line, source_w, inverse_x, x, width, mask, sigma, reach, TRANSPOSED)
+    total = filter_line(line, source_w, inverse_x, x, width, mask, sigma, reach, TRANSPOSED)
     if not TRANSPOSED:
-        total *= _gate(gate, image, c, channels)
+        total *= gate_column(gate, image, c, channels)
     tl.store(scratch + offsets(image, c, y, x, channels * pixels, pixels, width, 1), total, mask)
 
 
@@ -136,7 +136,7 @@ def propagate_forward(
     c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
     mask = (c < channels)[:, None] & inside[None, :]
     line = scratch + offsets(image, c, tl.zeros_like(row), column, channels * pixels, pixels, width, 1)
-    spatial = _filter(line, width, inverse_y, row, height, mask, sigma, reach, False)
+    spatial = filter_line(line, width, inverse_y, row, height, mask, sigma, reach, False)
     at = affinity + image * 9 * pixels + row.to(tl.int64) * width + column
     ranged = tl.zeros((CHANNELS, PIXELS), tl.float32)
     for n in tl.static_range(9):
@@ -144,7 +144,7 @@ def propagate_forward(
         linked = inside & (ny >= 0) & (ny < height) & (nx >= 0) & (nx < width)
         value = tl.load(x + offsets(image, c, ny, nx, x_b, x_c, x_h, x_w), mask & linked[None, :], 0.0)
         ranged += tl.load(at + n * pixels, linked, 0.0)[None, :] * value.to(tl.float32)
-    ranged *= _gate(gate, image, c, channels)
+    ranged *= gate_column(gate, image, c, channels)
     target = y + offsets(image, c, row, column, y_b, y_c, y_h, y_w)
     tl.store(target, spatial, mask)
     tl.store(target + tl.cast(channels, tl.int64) * y_c, ranged, mask)
@@ -166,8 +166,8 @@ def propagate_backward(
     c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
     mask = (c < channels)[:, None] & inside[None, :]
     line = scratch + offsets(image, c, tl.zeros_like(row), column, channels * pixels, pixels, width, 1)
-    dv = _filter(line, width, inverse_y, row, height, mask, sigma, reach, True)
-    factor = _gate(gate, image, c, channels)
+    dv = filter_line(line, width, inverse_y, row, height, mask, sigma, reach, True)
+    factor = gate_column(gate, image, c, channels)
     ranged = grad_y + tl.cast(channels, tl.int64) * grad_c
     own = image * 9 * pixels + row.to(tl.int64) * width + column
     pull = tl.zeros((CHANNELS, PIXELS), tl.float32)
@@ -197,13 +197,45 @@ def _inverse_sums(x: Tensor, extent: int, sigma: float, reach: int) -> Tensor:
     return inverse
 
 
-def _prepare(op: str, x: Tensor, sigma: float, radius: int) -> tuple[Tensor, Tensor, int]:
+def _prepare(x: Tensor, sigma: float, radius: int) -> tuple[Tensor, Tensor, int]:
     """The reciprocal row sums of A_H and A_W, and the radius cut to the map."""
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{op} (Triton): x: expected float32, bfloat16 or float16, got {x.dtype}")
     height, width = x.shape[2:]
     reach = min(radius, max(height, width) - 1)
     return _inverse_sums(x, height, sigma, reach), _inverse_sums(x, width, sigma, reach), reach
+
+
+def _check(op: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{op} (Triton): x: expected float32, bfloat16 or float16, got {x.dtype}")
+
+
+def affinity_of(x: Tensor, gate: Tensor | None) -> Tensor:
+    """The softmax weights (B,9,H,W) float32 of the range term."""
+    batch, channels, height, width = x.shape
+    affinity = x.new_empty((batch, 9, height, width), dtype=torch.float32)
+    if affinity.numel():
+        no_grad = (None, 0, 0, 0, 0)
+        correlate[over_pixels(x)](*no_grad, *strided(x), gate, affinity, None, channels, height, width)
+    return affinity
+
+
+def filtered_rows(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[Tensor, Tensor, int]:
+    """Of v, v A_Wᵀ (B,C,H,W) float32, and what the columns need: the reciprocal row sums of A_H and the reach."""
+    inverse_y, inverse_x, reach = _prepare(x, sigma, radius)
+    scratch = x.new_empty(x.shape, dtype=torch.float32)
+    filter_rows[over_image(x)](*strided(x), gate, inverse_x, scratch, *x.shape[1:], sigma, reach, TRANSPOSED=False)
+    return scratch, inverse_y, reach
+
+
+def propagate(x: Tensor, gate: Tensor | None, affinity: Tensor, sigma: float, radius: int) -> Tensor:
+    """Y (B,2C,H,W), like x."""
+    y = empty_image(x, 2 * x.shape[1])
+    if affinity.numel() and x.shape[1]:
+        scratch, inverse_y, reach = filtered_rows(x, gate, sigma, radius)
+        propagate_forward[over_image(x)](
+            *strided(x), gate, affinity, inverse_y, scratch, *strided(y), *x.shape[1:], sigma, reach
+        )
+    return y
 
 
 def forward(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[Tensor, Tensor]:
@@ -212,23 +244,11 @@ def forward(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[
     Raises:
         TypeError: x is of another dtype than float32, bfloat16, float16.
     """
-    batch, channels, height, width = x.shape
-    y = empty_image(x, 2 * channels)
-    affinity = x.new_empty((batch, 9, height, width), dtype=torch.float32)
-    if affinity.numel() == 0:
-        return y, affinity
+    _check("bilateral_propagation", x)
     gate = None if gate is None else gate.contiguous()
-    size = (channels, height, width)
     with torch.cuda.device_of(x):
-        inverse_y, inverse_x, reach = _prepare("bilateral_propagation", x, sigma, radius)
-        scratch = x.new_empty(x.shape, dtype=torch.float32)
-        no_grad = (None, 0, 0, 0, 0)
-        correlate[over_pixels(x)](*no_grad, *strided(x), gate, affinity, None, *size)
-        filter_rows[over_image(x)](*strided(x), gate, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=False)
-        propagate_forward[over_image(x)](
-            *strided(x), gate, affinity, inverse_y, scratch, *strided(y), *size, sigma, reach
-        )
-    return y, affinity
+        affinity = affinity_of(x, gate)
+        return propagate(x, gate, affinity, sigma, radius), affinity
 
 
 def backward(
@@ -246,6 +266,7 @@ def backward(
     Raises:
         TypeError: x is of another dtype than float32, bfloat16, float16.
     """
+    _check("bilateral_propagation_backward", x)
     batch, channels, height, width = x.shape
     grad_x = empty_image(x, channels) if need_x else x.new_empty(0)
     grad_gate = x.new_zeros((batch, channels) if need_gate else (0,))
@@ -254,7 +275,7 @@ def backward(
     gate, affinity = None if gate is None else gate.contiguous(), affinity.contiguous()
     size = (channels, height, width)
     with torch.cuda.device_of(x):
-        inverse_y, inverse_x, reach = _prepare("bilateral_propagation_backward", x, sigma, radius)
+        inverse_y, inverse_x, reach = _prepare(x, sigma, radius)
         slope = torch.empty_like(affinity)
         scratch = x.new_empty(x.shape, dtype=torch.float32)
         correlate[over_pixels(x)](*strided(grad_y), *strided(x), gate, affinity, slope, *size)

@@ -14,9 +14,9 @@ import torch
 import triton
 from torch import Tensor
 
-from pyeqgan.kernels import _normalization as norms
 from pyeqgan.kernels import _upsampled_convolution as convolution
-from pyeqgan.kernels._launch import blocks, over_image, strided
+from pyeqgan.kernels._launch import blocks, strided
+from pyeqgan.kernels._norm import Norm, statistics
 from pyeqgan.kernels._products import arithmetic, family
 from pyeqgan.ops._library import empty_image
 
@@ -90,7 +90,7 @@ def forward(
         if norm is None:
             return y, pre, nothing, nothing.clone()
         parts = nothing.new_zeros((batch, 1, 3, features)) if own else None
-        return y, pre, *_statistics(norm, running_mean, running_var, parts)
+        return y, pre, *statistics(norm, running_mean, running_var, parts)
     kernel = FORWARD[products]
     with torch.cuda.device_of(x):
         smallest = min(c.kwargs["PIXELS"] for c in kernel.configs)
@@ -116,34 +116,9 @@ def forward(
         if moments is not None:
             used = blocks(x, kernel.best_config.kwargs["PIXELS"]) * 4
             parts = moments[: batch * used * 3 * features].view(batch, used, 3, features)
-        mean, var = _statistics(norm, running_mean, running_var, parts)
-        scale = torch.rsqrt(var + eps) * _affine(norm_weight, mean, 1.0)
-        norms.normalize[over_image(y)](
-            *strided(pre), mean, scale, _affine(norm_bias, mean, 0.0), int(norm == "instance"), *strided(y),
-            features, *y.shape[2:], negative_slope, ACTIVATION=activation,
-        )  # fmt: skip
+        mean, var = statistics(norm, running_mean, running_var, parts)
+        Norm(norm, norm_weight, norm_bias, mean, var, own, eps, activation, negative_slope).apply(pre, y)
     return y, pre, mean, var
-
-
-def _affine(parameter: Tensor | None, like: Tensor, otherwise: float) -> Tensor:
-    """A parameter of the norm in float32, (C)."""
-    return like.new_full(like.shape[-1:], otherwise) if parameter is None else parameter.float().contiguous()
-
-
-def _statistics(
-    norm: str | None, running_mean: Tensor | None, running_var: Tensor | None, parts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance in float32: those given, or merged from the moments (B,parts,3,C) of parts of the images."""
-    if parts is None:
-        assert running_mean is not None and running_var is not None
-        return running_mean.float().clone(), running_var.float().clone()
-    if norm == "batch":
-        parts = parts.flatten(0, 1)[None]
-    number, means, squares = parts.unbind(2)
-    total = number.sum(1)
-    mean = (number * means).sum(1) / total
-    var = (squares + number * (means - mean[:, None]).square()).sum(1) / total
-    return (mean[0], var[0]) if norm == "batch" else (mean, var)
 
 
 def backward(
@@ -179,9 +154,8 @@ def backward(
     empty = x.new_empty(0)
     grads: list[Tensor] = [empty] * 6
     with torch.cuda.device_of(x):
-        grad, of_weight, of_bias = _before_norm(
-            grad_y, norm, norm_weight, norm_bias, saved, mean, var, own, eps, activation, negative_slope
-        )
+        applied = Norm(norm, norm_weight, norm_bias, mean, var, own, eps, activation, negative_slope)
+        grad, of_weight, of_bias = applied.gradients(grad_y, saved)
         sources = _sources(x, skip, weight)
         for i, (source, needed) in enumerate(zip(sources, (need_x, need_skip), strict=False)):
             if needed:
@@ -196,49 +170,6 @@ def backward(
     if need_norm_bias and norm_bias is not None:
         grads[5] = of_bias.to(norm_bias.dtype)
     return tuple(grads)
-
-
-def _before_norm(
-    grad_y: Tensor,
-    norm: str | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    saved: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    own: bool,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of the convolution's result, like saved, and those of the norm's parameters, (C) float32."""
-    grad = torch.empty_like(saved)
-    batch, features = saved.shape[:2]
-    size = (features, *saved.shape[2:], negative_slope)
-    if saved.numel() == 0:
-        return grad, mean.new_zeros(features), mean.new_zeros(features)
-    if norm is None:
-        norms.normalize_backward[over_image(saved)](
-            *strided(grad_y), *strided(saved), *(None,) * 6, 0, *strided(grad), *size, ACTIVATION=activation
-        )
-        return grad, mean, mean
-    per_image = int(norm == "instance")
-    given = (mean, torch.rsqrt(var + eps), _affine(norm_weight, mean, 1.0), _affine(norm_bias, mean, 0.0))
-    smallest = min(c.kwargs["PIXELS"] for c in norms.sum_gradients.configs)
-    sums = mean.new_empty(batch * blocks(saved, smallest) * 2 * features)
-    norms.sum_gradients[over_image(saved)](
-        *strided(grad_y), *strided(saved), *given, per_image, sums, *size, ACTIVATION=activation
-    )
-    used = blocks(saved, norms.sum_gradients.best_config.kwargs["PIXELS"])
-    of_images = sums[: batch * used * 2 * features].view(batch, used, 2, features).sum(1)
-    total = of_images.sum(0)
-    means = (of_images if per_image else total[None]) / (saved.numel() // features // (batch if per_image else 1))
-    mean_grad, mean_product = (means if own else torch.zeros_like(means)).transpose(0, 1).contiguous()
-    norms.normalize_backward[over_image(saved)](
-        *strided(grad_y), *strided(saved), *given, mean_grad, mean_product, per_image,
-        *strided(grad), *size, ACTIVATION=activation,
-    )  # fmt: skip
-    return grad, total[1], total[0]
 
 
 def _input_gradient(grad: Tensor, source: _Source, products: str, precision: str) -> Tensor:

@@ -33,6 +33,7 @@ REGISTERS = {
         "sum_gradients": 255,
     },
     "equalization_consistency_loss": {"sum_distances": 64, "distance_gradients": 96},
+    "equalization_fusion": {"fuse": 160, "propagate_and_mix": 248},
     "fusion": {"match": 255, "blend": 96, "blend_backward": 80, "reference_gradient": 128},
     "skip_decoder_block": {
         "convolve": 168,
