@@ -25,6 +25,7 @@ from pyeqgan.kernels._products import DTYPES
 from pyeqgan.ops._library import empty_image
 from pyeqgan.ops.lifted_fusion import empty_references
 
+LARGEST = 2**31 - 1024  # cells: an int32 counts them, and the rest of a tile
 SIZE = ("channels", "rows", "columns", "scale", "selected")
 
 
@@ -137,9 +138,12 @@ def _size(base: Tensor, references: Tensor, positions: Tensor, grid: Sequence[in
     return references.shape[1], positions.shape[1], base.shape[1], grid[0], grid[1], scale
 
 
-def _check(op: str, base: Tensor) -> None:
+def check(op: str, base: Tensor, grid: Sequence[int]) -> None:
+    """Refuse what neither fusion computes: see ``forward``."""
     if base.dtype not in DTYPES:
         raise TypeError(f"{op} (Triton): base: expected float32, bfloat16 or float16, got {base.dtype}")
+    if grid[0] * grid[1] > LARGEST:
+        raise ValueError(f"{op} (Triton): grid: expected at most {LARGEST} cells, got {grid[0] * grid[1]}")
 
 
 def forward(
@@ -149,8 +153,9 @@ def forward(
 
     Raises:
         TypeError: base is of another dtype than float32, bfloat16, float16.
+        ValueError: a grid of more cells than an int32 counts.
     """
-    _check("lifted_fusion", base)
+    check("lifted_fusion", base, grid)
     fused = empty_image(base, base.shape[1])
     if fused.numel():
         with torch.cuda.device_of(base):
@@ -177,8 +182,9 @@ def backward(
 
     Raises:
         TypeError: base is of another dtype than float32, bfloat16, float16.
+        ValueError: a grid of more cells than an int32 counts.
     """
-    _check("lifted_fusion_backward", base)
+    check("lifted_fusion_backward", base, grid)
     grad_base = empty_image(base, base.shape[1]) if need_base else base.new_empty(0)
     grad_references = empty_references(base, references) if need_references else base.new_empty(0)
     grad_weights = base.new_zeros(weights.shape if need_weights else 0)

@@ -83,16 +83,15 @@ def forward(base: Tensor, references: Tensor, weights: Tensor, positions: Tensor
     """
     products, precision = arithmetic("local_fusion", "base", base.dtype)
     batch, channels, height, width = base.shape
-    pixels = height * width
     count, selected = references.shape[1], positions.shape[1]
-    if pixels >= 2**31 - 1024:
-        raise ValueError(f"local_fusion (Triton): base: expected less than 2^31 - 1024 pixels, got {pixels}")
+    lifted_fusion.check("local_fusion", base, (height, width))
     matches = positions.new_zeros((batch, count, selected))
     with torch.cuda.device_of(base):
         if matches.numel() and channels:
             image = torch.arange(batch, device=base.device)[:, None]
             rows = base[image, :, positions // width, positions % width].contiguous()
             MATCH[products][lambda meta: (batch * count * triton.cdiv(selected, meta["POSITIONS"]),)](
-                rows, *strided(references.flatten(3)), matches, count, selected, channels, pixels, PRECISION=precision
-            )
+                rows, *strided(references.flatten(3)), matches, count, selected, channels, height * width,
+                PRECISION=precision,
+            )  # fmt: skip
     return lifted_fusion.forward(base, references, weights, positions, matches, (height, width)), matches

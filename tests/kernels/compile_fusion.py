@@ -29,10 +29,12 @@ DENSE = dict.fromkeys((s for s in STRIDES if s.endswith(("_c", "_channel"))), 1)
 PLANES = dict.fromkeys((s for s in STRIDES if s.endswith(("_w", "_column", "_pixel"))), 1)
 LAYOUTS = ((MULTIPLES, DENSE), (MULTIPLES, PLANES), ({}, PLANES))
 PRODUCTS = (
-    *(("half", "bf16", layout) for layout in LAYOUTS),
+    ("half", "bf16", LAYOUTS[0]),
     ("half", "fp16", LAYOUTS[1]),
-    *(("tf32", "fp32", layout) for layout in LAYOUTS),
-    *(("ieee", "fp32", layout) for layout in LAYOUTS),
+    ("half", "bf16", LAYOUTS[2]),
+    ("tf32", "fp32", LAYOUTS[1]),
+    ("tf32", "fp32", LAYOUTS[2]),
+    ("ieee", "fp32", LAYOUTS[2]),
 )
 
 

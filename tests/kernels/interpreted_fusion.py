@@ -188,6 +188,12 @@ def test_float64_is_refused():
             function(*tensors, *others)
 
 
+def test_more_cells_than_an_int32_counts_are_refused():
+    base = torch.zeros(1, 1, 1, 1).expand(1, 1, 2**16, 2**15)
+    with pytest.raises(ValueError, match="grid: expected at most 2147482624 cells, got 2147483648"):
+        local_fusion(base, base[None], torch.ones(1, 2), torch.zeros(1, 1, dtype=torch.int64))
+
+
 def test_strides_beyond_two_to_the_31(tmp_path):
     """Small images and references whose strides are larger than any int32, in a sparse file."""
     seed_everything()
