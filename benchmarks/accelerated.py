@@ -20,7 +20,7 @@ from pyeqgan.benchmarks import harness, lofgan_style, published
 from pyeqgan.benchmarks.harness import OURS, TOLERANCE, Result
 from pyeqgan.benchmarks.step import CLASSES, Problem, Step, gradient
 from pyeqgan.patch import Report, accelerate
-from pyeqgan.training import LossWeights
+from pyeqgan.training.eqgan import LossWeights
 
 WEIGHTS = LossWeights(reconstruction=0.0, consistency=0.0)
 

@@ -68,6 +68,11 @@ def skip_decoder_block(
     return F.leaky_relu(F.batch_norm(y, None, None, norm_weight, norm_bias, training=True), 0.2)
 
 
+def modulated_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """The published chain, with product and sum in one operation."""
+    return F.leaky_relu(torch.addcmul(beta, F.instance_norm(x), 1 + gamma), 0.2)
+
+
 def activated_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The published chain of activation, padding and convolution."""
     return F.conv2d(F.pad(F.leaky_relu(x, 0.2), (1, 1, 1, 1), mode="reflect"), weight, bias)

@@ -1,4 +1,5 @@
-"""The problems measured: every operation at the shapes of the models (EqGAN at 128², B 8, K 3), or at tiny ones."""
+"""The problems measured: every operation at the shapes of the models (EqGAN at 128², B 8, K 3; ECGAN at 256²), or at
+tiny ones."""
 
 from __future__ import annotations
 
@@ -43,6 +44,7 @@ def cases(*, tiny: bool = False) -> list[Case]:
     bilateral = [(6, 8)] if tiny else [(128, 32), (64, 64), (32, 128)]
     local = [(6, 4)] if tiny else [(128, 8), (128, 16), (128, 32)]
     decoder = [(4, 4, 4, 4)] if tiny else [(128, 128, 128, 16), (128, 128, 64, 32), (64, 64, 32, 64)]
+    modulation = [(2, 4, 8)] if tiny else [(4, 64, 64), (4, 128, 32), (1, 64, 256), (1, 256, 64)]
     convolution = [(4, 8)] if tiny else [(128, 64), (256, 32), (512, 16)]
     contrast = [(96, 8)] if tiny else [(1024, 256), (2048, 128), (4096, 128), (8192, 64)]
     pyramid = [(6, 8)] if tiny else [(128, 16), (128, 32), (64, 64), (32, 128)]
@@ -51,6 +53,7 @@ def cases(*, tiny: bool = False) -> list[Case]:
         *(bilateral_propagation(batch, *p) for p in bilateral),
         *(local_fusion(batch, *p, draw) for p in local),
         *(skip_decoder_block(batch, *p) for p in decoder),
+        *(modulated_norm(*p) for p in modulation),
         *(activated_conv2d(batch, *p) for p in convolution),
         *(contrastive_loss(*p, draw, own_keys=own_keys) for p in contrast for own_keys in (False, True)),
         consistency_loss(batch, pyramid),
@@ -117,6 +120,18 @@ def skip_decoder_block(batch: int, cx: int, cs: int, co: int, size: int) -> Case
         baselines.skip_decoder_block,
         BOTH,
         flops=3 * 2.0 * batch * (cx + cs) * co * 16 * size**2,
+    )
+
+
+def modulated_norm(batch: int, channels: int, size: int) -> Case:
+    """Instance norm, modulated by two maps: the trunk of ECGAN."""
+    return Case(
+        "modulated_norm",
+        f"C{channels} {size}², B {batch}, instance norm",
+        lambda layout: [_normal(batch, channels, size, size, layout=layout) for _ in range(3)],
+        functional.modulated_norm,
+        baselines.modulated_norm,
+        BOTH,
     )
 
 

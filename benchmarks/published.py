@@ -21,7 +21,7 @@ from pyeqgan.benchmarks import baselines
 from pyeqgan.models import FusionPlan
 from pyeqgan.models.eqgan import discriminator as discriminator_file
 from pyeqgan.models.eqgan import fusion as fusion_file
-from pyeqgan.training import LossWeights, losses
+from pyeqgan.training.eqgan import LossWeights, losses
 
 Network = Callable[..., Any]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from pyeqgan.benchmarks import harness, machine, published
 from pyeqgan.benchmarks.harness import OURS, TOLERANCE, Result
 from pyeqgan.models import EqGAN, EqGANConfig
-from pyeqgan.training import LossWeights, discriminator_step, generator_step
 from pyeqgan.training.ema import ExponentialMovingAverage
+from pyeqgan.training.eqgan import LossWeights, discriminator_step, generator_step
 
 CLASSES = 85  # of LoFGAN's flowers
 LAZY = 4

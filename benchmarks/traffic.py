@@ -24,9 +24,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyeqgan.data import Episode, Split, SyntheticFlowers
 from pyeqgan.functional import contrastive_loss
-from pyeqgan.options import TrainOptions
-from pyeqgan.training.engine import Engine, model_config
+from pyeqgan.options import EqGANOptions
+from pyeqgan.training.engine import Engine
+from pyeqgan.training.eqgan.system import EqGANSystem
 from pyeqgan.training.processes import Processes
 
 SHOTS = 3
@@ -63,9 +65,9 @@ def sent(payload: Counter[str], count: int) -> float:
 def step_model(engine: Engine, strategy: str) -> Counter[str]:
     """The payload of one step as docs/scale.md derives it."""
     generator, discriminator = (
-        4 * sum(p.numel() for p in network.parameters()) for network in (engine.generator, engine.discriminator)
+        4 * sum(p.numel() for p in network.parameters()) for network in engine.networks.values()
     )
-    channels = sum(m.num_features for m in engine.generator.modules() if isinstance(m, nn.SyncBatchNorm))
+    channels = sum(m.num_features for m in engine.networks["generator"].modules() if isinstance(m, nn.SyncBatchNorm))
     statistics = 3 * 16 * channels  # forward in both networks' steps, backward in the generator's
     if strategy == "ddp":
         return Counter(allreduce=generator + discriminator + statistics)
@@ -103,12 +105,15 @@ def work(rank: int, processes: int, folder: str, options: dict[str, Any]) -> Non
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
     rows = []
     for strategy in ("ddp", "fsdp"):
-        run = TrainOptions(Path(folder), **options, batch_size=processes, shots=SHOTS, strategy=strategy)  # type: ignore[arg-type]
-        engine = Engine(run, model_config(run, 8), Processes(Fabric(accelerator="cpu", devices=1)))
+        run = EqGANOptions(Path(folder), **options, batch_size=processes, shots=SHOTS, strategy=strategy)  # type: ignore[arg-type]
+        flowers = SyntheticFlowers(8, SHOTS, run.image_size)
+        system = EqGANSystem(run, Split(seen=flowers, unseen=flowers))
+        engine = Engine(system, Processes(Fabric(accelerator="cpu", devices=1)))
         images = torch.rand(1, SHOTS, 3, run.image_size, run.image_size)
-        engine.advance(images, torch.zeros(1, dtype=torch.int64))
+        episode = Episode(images, torch.zeros(1, dtype=torch.int64))
+        engine.advance(episode)
         model = step_model(engine, strategy)
-        counted, wire = count(lambda: engine.advance(images, torch.zeros(1, dtype=torch.int64)))  # noqa: B023
+        counted, wire = count(lambda: engine.advance(episode))  # noqa: B023
         rows.append((f"step, {strategy}", model, counted, wire))
     features, labels = torch.randn(KEYS, FEATURES, requires_grad=True), torch.randint(19, (KEYS,))
     for way, limit in (("gather", GIB), ("ring", "0")):

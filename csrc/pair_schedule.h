@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -17,18 +18,25 @@ class PairSchedule {
  public:
   explicit PairSchedule(int64_t blocks) : turns_(blocks, 0) {}
 
-  // All pairs {i, j} of [0, blocks), i == j too. Rounds of a tournament by the circle method, one team at its place
-  // while the others turn, keep neighbours in the order from waiting for each other.
-  static PairSchedule among(int64_t blocks) {
-    PairSchedule schedule(blocks);
-    for (int64_t i = 0; i < blocks; ++i) schedule.add(i, i);
-    const int64_t teams = blocks + blocks % 2, turning = teams - 1;
-    for (int64_t round = 0; round < turning; ++round)
-      for (int64_t lane = 0; lane < teams / 2; ++lane) {
-        const int64_t i = lane == 0 ? turning : (round + lane) % turning;
-        const int64_t j = (round - lane + turning) % turning;
-        if (i < blocks && j < blocks) schedule.add(i, j);
-      }
+  // All pairs {i, j} of [0, blocks), i == j too.
+  static PairSchedule among(int64_t blocks) { return within({blocks}); }
+
+  // All pairs of blocks of one group, given the groups' sizes. Rounds of a tournament by the circle method, one team at
+  // its place while the others turn, keep neighbours in the order from waiting for each other.
+  static PairSchedule within(const std::vector<int64_t>& groups) {
+    PairSchedule schedule(std::accumulate(groups.begin(), groups.end(), int64_t{0}));
+    int64_t first = 0;
+    for (const int64_t blocks : groups) {
+      for (int64_t i = 0; i < blocks; ++i) schedule.add(first + i, first + i);
+      const int64_t teams = blocks + blocks % 2, turning = teams - 1;
+      for (int64_t round = 0; round < turning; ++round)
+        for (int64_t lane = 0; lane < teams / 2; ++lane) {
+          const int64_t i = lane == 0 ? turning : (round + lane) % turning;
+          const int64_t j = (round - lane + turning) % turning;
+          if (i < blocks && j < blocks) schedule.add(first + i, first + j);
+        }
+      first += blocks;
+    }
     return schedule;
   }
 

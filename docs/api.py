@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).parent.parent / "pyeqgan"
-INSIDE = {"options"}  # of the command line
+INSIDE = {"options", "models.eqgan", "models.ecgan"}  # of the command line; of models, which exports all of theirs
 
 SECTIONS = ("Args", "Returns", "Raises", "Attributes", "Shape", "Yields")
 WIDTH = 100
@@ -19,9 +19,10 @@ WIDTH = 100
 
 def modules() -> list[str]:
     """The modules that say what they export, and backends, which exports all; those of the kernels first."""
-    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py")]
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py"), *PACKAGE.glob("*/*/__init__.py")]
     exporting = [file for file in files if "\n__all__ =" in file.read_text(encoding="utf-8")]
-    names = {file.parent.name if file.stem == "__init__" else file.stem for file in exporting} - INSIDE
+    places = [file.parent if file.stem == "__init__" else file.with_suffix("") for file in exporting]
+    names = {".".join(place.relative_to(PACKAGE).parts) for place in places} - INSIDE
     first = ["functional", "nn", "backends"]
     return [*first, *sorted(names - set(first))]
 

@@ -154,6 +154,19 @@ def skip_decoder_block() -> Figure:
     return figure
 
 
+@draws(F.modulated_norm)
+def modulated_norm() -> Figure:
+    """A flower whose pixels take the contrast and the brightness that their class in a layout says."""
+    generator = torch.Generator().manual_seed(2)
+    image = flowers(5, 1)
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 64)] * 2, indexing="ij")
+    labels = (x + 0.4 * y > 0).long() + (x**2 + y**2 < 0.35).long()
+    gamma, beta = (0.6 * torch.randn(2, 3, 3, generator=generator))[:, labels].movedim(-1, 1)[:, None]
+    modulated = F.modulated_norm(image, gamma, beta, activation=None)
+    titles, maps = ["x", "layout", "gamma", "beta", "y"], [labels.float(), *(m[0, 0] for m in (gamma, beta))]
+    return panels(titles, [image[0], *maps, modulated[0] / 2], width=1.6, cmap="RdPu")
+
+
 @draws(F.activated_conv2d)
 def activated_conv2d() -> Figure:
     """What the eager chain and the operation save for backward."""
@@ -170,6 +183,45 @@ def activated_conv2d() -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="saved for backward: 64 channels, 64², one image", xlim=(0, max(sizes) * 1.25))
     return figure
+
+
+def layout(side: int) -> Tensor:
+    """A layout of four classes in areas, (side,side)."""
+    noise = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(7))
+    return tf.interpolate(noise, size=(side, side), mode="bicubic").argmax(1)[0]
+
+
+@draws(F.layout_conv2d)
+def layout_conv2d() -> Figure:
+    """A layout, one channel of its convolution, and the windows that are not like the one to their left."""
+    labels = layout(48)
+    weight = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(2))
+    y = F.layout_conv2d(labels[None], weight, padding=1)[0, 0]
+    windows = tf.pad(labels, (1, 1, 1, 1), value=-1).unfold(0, 3, 1).unfold(1, 3, 1).flatten(2)
+    new = tf.pad((windows[:, 1:] != windows[:, :-1]).any(2), (1, 0), value=True)
+    titles = ["labels", "one channel of y", f"new windows: {new.float().mean():.0%}"]
+    return panels(titles, [labels.float(), y, new.float()], width=2.2, cmap="RdPu")
+
+
+@draws(F.similarity_loss)
+def similarity_loss() -> Figure:
+    """What descending the loss makes of a segmenter's noisy probabilities."""
+    labels = layout(24)
+    noise = torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+    truth = tf.one_hot(labels, 4).permute(2, 0, 1)[None]
+    logits = (truth + noise).requires_grad_()
+    before = logits.detach().softmax(1)
+    loss = F.similarity_loss(logits.softmax(1), labels[None])
+    (grad,) = torch.autograd.grad(loss, logits)
+    optimizer = torch.optim.Adam([logits], 0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.similarity_loss(logits.softmax(1), labels[None]).backward()
+        optimizer.step()
+    after = logits.detach().softmax(1)
+    shown = [labels.float(), before[0].argmax(0).float(), grad[0].norm(dim=0), after[0].argmax(0).float()]
+    titles = ["labels", "likeliest class", "size of the gradient", "after 60 steps"]
+    return panels(titles, shown, width=1.8, cmap="RdPu")
 
 
 @draws(F.contrastive_loss)

@@ -112,8 +112,11 @@ def _parse(arguments: list[str], run: TrainOptions | None = None) -> Any:
         command, name = COMMANDS[words], words.split()[-1]
         asked = arguments[: len(words.split())] == words.split()
         text = command.help if asked else command.help.partition("\n")[0]
-        default = run if run is not None and isinstance(run, command.options) else tyro.MISSING_NONPROP
-        return Annotated[command.options, tyro.conf.subcommand(name, default=default, description=text)]
+        kind = command.choose(arguments) if command.choose else command.options
+        default: Any = tyro.MISSING_NONPROP
+        if run is not None and isinstance(run, command.options):
+            kind, default = type(run), run
+        return Annotated[kind, tyro.conf.subcommand(name, default=default, description=text)]
 
     def group(name: str) -> Any:
         members = tuple(one(words) for words in COMMANDS if words.startswith(f"{name} "))

@@ -93,7 +93,22 @@ def cases(s: Sizes = TINY) -> list[Case]:
             (image(), image(s.channels + 1), wide_kernel, *(normal(s.outputs) for _ in range(3))),
             lambda m, x, s, w, b, g, h: m.skip_decoder_block(x, s, w, b, **norm, norm_weight=g, norm_bias=h),
         ),
+        Case(
+            "modulated_norm",
+            (image(), image(), image()),
+            lambda m, *t: m.modulated_norm(*t, norm="instance"),
+        ),
         Case("activated_conv2d", (image(), kernel, normal(s.outputs)), lambda m, *t: m.activated_conv2d(*t)),
+        Case(
+            "layout_conv2d",
+            (kernel, normal(s.outputs)),
+            lambda m, *t: m.layout_conv2d(map_labels.to(t[0].device), *t, padding=1, activation="leaky_relu"),
+        ),
+        Case(
+            "similarity_loss",
+            (image(scale=2).softmax(1),),
+            lambda m, p: m.similarity_loss(p, map_labels.to(p.device)),
+        ),
         *(
             Case(
                 "contrastive_loss",

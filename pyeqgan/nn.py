@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from pyeqgan import functional
 
-__all__ = ["ActivatedConv2d", "EqualizationFusion", "MultiScaleContrastiveLoss", "SkipDecoderBlock"]
+__all__ = [
+    "ActivatedConv2d",
+    "EqualizationFusion",
+    "LayoutConv2d",
+    "ModulatedNorm",
+    "MultiScaleContrastiveLoss",
+    "SkipDecoderBlock",
+]
 
 _NORMS: dict[str | None, type[nn.Module]] = {
     None: nn.Identity,
@@ -20,27 +27,30 @@ _NORMS: dict[str | None, type[nn.Module]] = {
 }
 
 
-def _make_norm(norm: str | None, channels: int) -> nn.Module:
+def _make_norm(norm: str | None, channels: int, **options: bool) -> nn.Module:
     """The module that holds a norm's parameters: an affine batch norm, or nothing to hold."""
     if norm not in _NORMS:
         raise ValueError(f"norm: expected one of {', '.join(map(repr, _NORMS))}, got {norm!r}")
-    return nn.Identity() if norm is None else _NORMS[norm](channels)
+    return nn.Identity() if norm is None else _NORMS[norm](channels, **options)
 
 
 def _norm_arguments(norm: nn.Module, prefix: str = "") -> dict[str, Any]:
     """The arguments a functional call takes from a norm module, which counts the batch as torch's own does."""
+    statistics = _running_statistics(norm, prefix)
+    if not statistics:
+        return {}
+    return {f"{prefix}norm_weight": norm.weight, f"{prefix}norm_bias": norm.bias, **statistics}
+
+
+def _running_statistics(norm: nn.Module, prefix: str = "") -> dict[str, Any]:
+    """Those of a batch norm, which counts the batch as torch's own does; nothing for another norm."""
     if isinstance(norm, nn.SyncBatchNorm):
         raise TypeError("expected norms of one process: the kernel takes the statistics, got SyncBatchNorm")
     if not isinstance(norm, nn.BatchNorm2d):
         return {}
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    return {
-        f"{prefix}norm_weight": norm.weight,
-        f"{prefix}norm_bias": norm.bias,
-        f"{prefix}running_mean": norm.running_mean,
-        f"{prefix}running_var": norm.running_var,
-    }
+    return {f"{prefix}running_mean": norm.running_mean, f"{prefix}running_var": norm.running_var}
 
 
 def _activate(x: Tensor, activation: str | None, negative_slope: float) -> Tensor:
@@ -220,6 +230,102 @@ class ActivatedConv2d(nn.Conv2d):
             negative_slope=self.negative_slope,
             padding=int(self.padding[0]),
             padding_mode=self.padding_mode,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
+        return f"{super().extra_repr()}, activation={self.activation!r}"  # type: ignore[no-untyped-call]
+
+
+class ModulatedNorm(nn.Module):
+    """Normalise, scale and shift every pixel by maps, activate: the normalisation of SPADE.
+
+    See :func:`pyeqgan.functional.modulated_norm` for the maths and the source. It has no parameters; a batch norm
+    holds running statistics. With a :class:`torch.nn.SyncBatchNorm` in the place of ``norm`` the norm runs apart.
+
+    Args:
+        channels: of x, gamma and beta.
+        norm: None, "batch" or "instance", without parameters of its own.
+        activation: None, "relu", "leaky_relu" or "tanh".
+        negative_slope: of the leaky ReLU.
+
+    Shape:
+        x (B,channels,H,W), gamma and beta (B,channels,H,W) or (B,channels) → (B,channels,H,W).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        norm: str | None = "instance",
+        activation: str | None = "leaky_relu",
+        negative_slope: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.norm_type = norm
+        self.activation = activation
+        self.negative_slope = negative_slope
+        self.norm = _make_norm(norm, channels, affine=False)
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """Return act(norm(x)·(1 + gamma) + beta)."""
+        apart = isinstance(self.norm, nn.SyncBatchNorm)  # its statistics are of several processes
+        return functional.modulated_norm(
+            self.norm(x) if apart else x,
+            gamma,
+            beta,
+            norm=None if apart else self.norm_type,
+            training=self.training,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            **({} if apart else _running_statistics(self.norm)),
+        )
+
+    def extra_repr(self) -> str:
+        """The settings that printing the module shows."""
+        return f"{self.channels}, norm={self.norm_type!r}, activation={self.activation!r}"
+
+
+class LayoutConv2d(nn.Conv2d):
+    """Convolve the one-hot form of a layout without making it, and activate.
+
+    A :class:`torch.nn.Conv2d` of ``num_classes`` channels in its parameters, initialisation and state. See
+    :func:`pyeqgan.functional.layout_conv2d`.
+
+    Shape:
+        labels (B,H,W) int64 → (B,out_channels,(H+2·padding−k)//stride+1,(W+2·padding−k)//stride+1).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        ignore_index: int = -1,
+        activation: str | None = None,
+        negative_slope: float = 0.2,
+    ) -> None:
+        super().__init__(num_classes, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        self.ignore_index = ignore_index
+        self.activation = activation
+        self.negative_slope = negative_slope
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return act(conv(one_hot(labels)))."""
+        return functional.layout_conv2d(
+            labels,
+            self.weight,
+            self.bias,
+            stride=int(self.stride[0]),
+            padding=int(self.padding[0]),
+            ignore_index=self.ignore_index,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
         )
 
     def extra_repr(self) -> str:

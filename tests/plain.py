@@ -12,8 +12,10 @@ from pyeqgan.reference import (  # noqa: F401
     bilateral_propagation,
     contrastive_loss,
     equalization_consistency_loss,
+    layout_conv2d,
     lifted_fusion,
     local_fusion,
+    similarity_loss,
 )
 
 
@@ -22,6 +24,12 @@ def normalise(x: Tensor, norm: str | None, weight: Tensor | None, bias: Tensor |
         return x
     function = F.batch_norm if norm == "batch" else F.instance_norm
     return function(x, None, None, weight, bias, True)
+
+
+def activate(x: Tensor, activation: str | None, negative_slope: float) -> Tensor:
+    if activation is None:
+        return x
+    return {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda t: F.leaky_relu(t, negative_slope)}[activation](x)
 
 
 def skip_decoder_block(
@@ -50,9 +58,30 @@ def skip_decoder_block(
         y = F.batch_norm(y, running_mean, running_var, norm_weight, norm_bias, training, momentum, eps)
     elif norm == "instance":
         y = F.instance_norm(y, weight=norm_weight, bias=norm_bias, eps=eps)
-    if activation is None:
-        return y
-    return {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda t: F.leaky_relu(t, negative_slope)}[activation](y)
+    return activate(y, activation, negative_slope)
+
+
+def modulated_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    norm: str | None = "instance",
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str | None = "leaky_relu",
+    negative_slope: float = 0.2,
+) -> Tensor:
+    if norm == "batch":
+        x = F.batch_norm(x, running_mean, running_var, None, None, training, momentum, eps)
+    elif norm == "instance":
+        x = F.instance_norm(x, eps=eps)
+    if gamma.dim() == 2:
+        gamma, beta = gamma[:, :, None, None], beta[:, :, None, None]
+    return activate(x * (1 + gamma) + beta, activation, negative_slope)
 
 
 def _doubled(x: Tensor) -> Tensor:

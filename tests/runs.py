@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pyeqgan.options import TrainOptions
+from pyeqgan.options import ECGANOptions, EqGANOptions, TrainOptions
 from pyeqgan.training.checkpoint import load_checkpoint
 from pyeqgan.training.run import train
 
@@ -40,7 +40,7 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
-def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
+def run_options(data: Path, output: Path, **changed: Any) -> EqGANOptions:
     """Options of a run that takes about a tenth of a second a step, and draws no picture before its end."""
     fields = {
         "data": str(data),
@@ -53,14 +53,58 @@ def run_options(data: Path, output: Path, **changed: Any) -> TrainOptions:
         "log_every": 1,
         "device": "cpu",
     }
-    return TrainOptions(output=output, **(fields | changed))
+    return EqGANOptions(output=output, **(fields | changed))
 
 
 def run(data: Path, output: Path, **changed: Any) -> tuple[int, str]:
     """Train; returns the status and what was told."""
+    return trained(run_options(data, output, **changed))
+
+
+def trained(options: TrainOptions) -> tuple[int, str]:
+    """Train as options say; returns the status and what was told."""
     console = Console(file=io.StringIO(), width=200)
-    status = train(run_options(data, output, **changed), console)
+    status = train(options, console)
     return status, console.file.getvalue()
+
+
+def write_layouts(root: Path, train: int = 3, test: int = 2, classes: int = 3) -> Path:
+    """A folder of pairs of random pictures and label maps of stripes, in two halves; 255 is no class."""
+    seed = secrets.randbits(31)
+    print(f"layouts of seed {seed}")
+    rng = np.random.default_rng(seed)
+    for half, count in (("train", train), ("test", test)):
+        for folder in ("images", "labels"):
+            (root / half / folder).mkdir(parents=True)
+        for index in range(count):
+            labels = np.repeat(rng.integers(0, classes, (3, 1)), 24, 1).repeat(8, 0).astype(np.uint8)
+            labels[:2, :2] = 255
+            pixels = (80 * labels[..., None] + rng.integers(0, 60, (24, 24, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(root / half / "images" / f"{half}_{index}.png")
+            Image.fromarray(labels).save(root / half / "labels" / f"{half}_{index}.png")
+    (root / "classes.txt").write_text("".join(f"class {index}\n" for index in range(classes)))
+    return root
+
+
+ECGAN_FLAGS = ["--model", "ecgan", "--image-height", "16", "--image-width", "16", "--width", "0.125"]
+ECGAN_FLAGS += ["--upsamplings", "3", "--batch-size", "2"]
+
+
+def ecgan_options(data: Path | str, output: Path, **changed: Any) -> ECGANOptions:
+    """Options of a run that takes about a tenth of a second a step, and draws no picture before its end."""
+    fields = {
+        "data": str(data),
+        "image_height": 16,
+        "image_width": 16,
+        "width": 0.125,
+        "upsamplings": 3,
+        "batch_size": 2,
+        "steps": 4,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "device": "cpu",
+    }
+    return ECGANOptions(output=output, **(fields | changed))
 
 
 def assert_same_end(one: Path, other: Path, step: int) -> None:

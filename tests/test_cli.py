@@ -13,10 +13,10 @@ from typing import get_args, get_type_hints
 import pytest
 import runs
 
-import pyeqgan.options.train
+import pyeqgan.options.train_eqgan
 from pyeqgan import cli
 from pyeqgan.commands.bench import BenchOptions
-from pyeqgan.options import TrainOptions, flag
+from pyeqgan.options import EqGANOptions, flag
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,10 @@ def test_a_mistake_is_told_alike_in_every_encoding(encoding):
         ("train --output OUT --resume --force", "expected one of them, got both"),
         ("generate --checkpoint NONE --images PICTURE --output OUT", "no checkpoint in"),
         ("generate --checkpoint EMPTY --images PICTURE --output OUT", "no checkpoint in"),
-        ("generate --checkpoint NONE --images --output OUT", "--images: expected at least one image"),
+        (
+            "generate --checkpoint NONE --images --output OUT",
+            "expected --images (of an EqGAN) or --layouts (of an ECGAN), got neither",
+        ),
         ("generate --checkpoint NONE --images PICTURE --output OUT --count 0", "--count 0"),
         ("generate --checkpoint NONE --images PICTURE --output OUT --shots 2", "--shots 2, expected 1 to 1"),
         ("evaluate --checkpoint NONE --output OUT", "no checkpoint in"),
@@ -240,12 +243,12 @@ def test_bench_measures_what_it_is_told_to(capsys):
 
 def test_the_choices_are_those_of_the_models():
     from pyeqgan.models.eqgan import config as eqgan_config
-    from pyeqgan.training import losses
+    from pyeqgan.training.eqgan import losses
 
     for module, names in ((eqgan_config, ("Fusion", "Equalization", "Detail")), (losses, ("Penalty",))):
         for name in names:
-            assert get_args(getattr(pyeqgan.options.train, name)) == get_args(getattr(module, name))
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+            assert get_args(getattr(pyeqgan.options.train_eqgan, name)) == get_args(getattr(module, name))
+    defaults = {field.name: field.default for field in dataclasses.fields(EqGANOptions)}
     for field in dataclasses.fields(eqgan_config.EqGANConfig):
         assert field.name == "num_classes" or defaults[field.name] == field.default
     weights = losses.LossWeights()

@@ -8,7 +8,7 @@ import torch
 
 from pyeqgan import cli
 from pyeqgan.models import EqGANGenerator
-from pyeqgan.trained import averaged_generator
+from pyeqgan.trained.eqgan import averaged_generator
 from pyeqgan.training.checkpoint import load_latest
 
 HUB = ["README.md", "config.json", "model.safetensors"]

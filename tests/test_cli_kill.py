@@ -17,16 +17,16 @@ PATIENCE = 240  # seconds, far more than anything takes on a busy machine
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("one_thread")]
 
 
-def train(data, output, *, steps):
+def train(data, output, *, steps, flags=runs.FLAGS):
     """The command."""
     intervals = ["--checkpoint-every", str(EVERY), "--log-every", "1", "--steps", str(steps)]
-    arguments = ["train", "--data", str(data), "--output", str(output), "--device", "cpu", *runs.FLAGS, *intervals]
+    arguments = ["train", "--data", str(data), "--output", str(output), "--device", "cpu", *flags, *intervals]
     return [sys.executable, "-m", "pyeqgan", *arguments]
 
 
-def start(data, output, *, steps):
+def start(data, output, *, steps, flags=runs.FLAGS):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = train(data, output, steps=steps)
+    command = train(data, output, steps=steps, flags=flags)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -66,9 +66,17 @@ def wait_for_steps(process, output, step):
     pytest.fail(f"no step {step}: {process.communicate()[0]}")
 
 
-def test_a_killed_run_loses_at_most_the_interval_and_then_ends_as_if_nothing_had_been(tmp_path):
-    data, killed, straight = runs.write_photos(tmp_path / "photos"), tmp_path / "killed", tmp_path / "straight"
-    process = start(data, killed, steps=16)
+MODELS = {
+    "eqgan": (runs.write_photos, runs.FLAGS, runs.run_options),
+    "ecgan": (runs.write_layouts, runs.ECGAN_FLAGS, runs.ecgan_options),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_killed_run_loses_at_most_the_interval_and_then_ends_as_if_nothing_had_been(tmp_path, model):
+    write, flags, options = MODELS[model]
+    data, killed, straight = write(tmp_path / "data"), tmp_path / "killed", tmp_path / "straight"
+    process = start(data, killed, steps=16, flags=flags)
     wait_for_steps(process, killed, 5)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -76,8 +84,8 @@ def test_a_killed_run_loses_at_most_the_interval_and_then_ends_as_if_nothing_had
     done = json.loads((killed / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert 0 <= done - load_latest(killed, pytest.fail).step <= EVERY
 
-    assert runs.run(data, killed, steps=16, resume=True)[0] == 0
-    assert runs.run(data, straight, steps=16)[0] == 0
+    assert runs.trained(options(data, killed, steps=16, resume=True))[0] == 0
+    assert runs.trained(options(data, straight, steps=16))[0] == 0
     runs.assert_same_end(straight, killed, 16)
 
 

@@ -38,8 +38,8 @@ def stop_after(patch, step):
     """Interrupt a run in this process when `step` steps are done."""
     advance = Engine.advance
 
-    def advance_and_stop(engine, images, labels):
-        losses = advance(engine, images, labels)
+    def advance_and_stop(engine, batch):
+        losses = advance(engine, batch)
         if engine.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return losses

@@ -19,7 +19,7 @@ from pyeqgan.errors import UserError
 from pyeqgan.models import EqGANGenerator
 from pyeqgan.options import AppOptions
 from pyeqgan.telling import Report
-from pyeqgan.trained import averaged_generator
+from pyeqgan.trained.eqgan import averaged_generator
 from pyeqgan.training.checkpoint import load_latest
 from pyeqgan.training.device import resolve_device
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pyeqgan.commands.command import Command
-from pyeqgan.options import TrainOptions
+from collections.abc import Sequence
+from itertools import pairwise
 
-HELP = """Train an EqGAN on the seen classes of a data set.
+from pyeqgan.commands.command import Command
+from pyeqgan.options import TRAINABLE, EqGANOptions, TrainOptions
+
+HELP = """Train a model: an EqGAN on classes of images, or an ECGAN on label maps.
 
 examples:
   pyeqgan train --output runs/flowers --image-size 64 --width 0.25 --steps 2000
@@ -15,6 +18,8 @@ examples:
   pyeqgan train --output runs/photos --resume --devices 4
   torchrun --nproc-per-node 4 -m pyeqgan train --output runs/photos --resume
   pyeqgan train --output runs/photos --resume --profile
+  pyeqgan train --model ecgan --output runs/scenes --data scenes
+  pyeqgan train --model ecgan --help
 
 notes:
   A run writes config.yaml, metrics.jsonl, losses.png, samples/ and checkpoints/
@@ -43,4 +48,11 @@ def run(options: TrainOptions) -> int:
     return train(options, Console())
 
 
-COMMAND = Command(TrainOptions, HELP, run)
+def choose(arguments: Sequence[str]) -> type[TrainOptions]:
+    """The options of the model that `--model` names, of EqGAN without; an unknown name is left to the parser."""
+    given = [after for word, after in pairwise(arguments) if word == "--model"]
+    given += [word.partition("=")[2] for word in arguments if word.startswith("--model=")]
+    return TRAINABLE.get((given or ["eqgan"])[-1], EqGANOptions)
+
+
+COMMAND = Command(TrainOptions, HELP, run, choose)

@@ -30,3 +30,18 @@ def ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def steps_ahead(
+    draw: Callable[[int], Result], start: int, stop: int, *, depth: int = 3, workers: int = 1, name: str
+) -> Generator[Result, None, None]:
+    """What steps start, start + 1, …, stop - 1 draw, in order, up to `depth` of them prepared ahead.
+
+    `workers` background threads prepare one each; decoding leaves Python's lock to the others. They need no seeds:
+    whichever prepares a step, it depends on the step alone. What one raises is raised here, at the step it belongs to.
+    Closing the generator, exhausting it or leaving it to the garbage collector ends the threads, called `name`.
+    """
+    for what, value in (("depth", depth), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{what} {value}, expected at least 1")
+    return ahead(draw, range(start, stop), depth=max(depth, workers), workers=workers, name=name)

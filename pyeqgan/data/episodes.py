@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyeqgan.data.ahead import ahead
+from pyeqgan.data.ahead import steps_ahead
 from pyeqgan.data.classes import ImageClasses
 from pyeqgan.data.images import Pixels
 from pyeqgan.errors import UserError
@@ -118,13 +118,5 @@ class EpisodeSampler:
 def prefetch(
     sampler: EpisodeSampler, start: int, stop: int, *, depth: int = 3, workers: int = 1
 ) -> Generator[Episode, None, None]:
-    """The episodes of steps start, start + 1, …, stop - 1 in order, up to `depth` of them prepared ahead.
-
-    `workers` background threads prepare one each; decoding leaves Python's lock to the others. They need no seeds:
-    whichever prepares an episode, it depends on (seed, step) alone. What one raises is raised here, at the step it
-    belongs to. Closing the generator, exhausting it or leaving it to the garbage collector ends the threads.
-    """
-    for name, value in (("depth", depth), ("workers", workers)):
-        if value < 1:
-            raise ValueError(f"{name} {value}, expected at least 1")
-    return ahead(sampler.episode, range(start, stop), depth=max(depth, workers), workers=workers, name="episodes")
+    """The episodes of steps start, start + 1, …, stop - 1, prepared ahead as `steps_ahead` describes."""
+    return steps_ahead(sampler.episode, start, stop, depth=depth, workers=workers, name="episodes")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -78,12 +79,20 @@ def decode_image(file: Path | IO[bytes], image_size: int, *, name: str, box: Box
 
     Raises UserError: it cannot be decoded, or nothing of it lies in the box.
     """
+    with reading(name), Image.open(file, formats=FORMATS) as image:
+        if box is None:
+            image.draft("RGB", (2 * image_size, 2 * image_size))  # a JPEG may decode at a fraction of its size
+            return fit_square(to_rgb(ImageOps.exif_transpose(image)), image_size)
+        return fit_square(to_rgb(image.crop(_within(box, image.size))), image_size)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Within: what goes wrong with an image becomes a UserError of one line that names it."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if box is None:
-                image.draft("RGB", (2 * image_size, 2 * image_size))  # a JPEG may decode at a fraction of its size
-                return fit_square(_to_rgb(ImageOps.exif_transpose(image)), image_size)
-            return fit_square(_to_rgb(image.crop(_within(box, image.size))), image_size)
+        yield
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise UserError(f"cannot read image {name!r}: {why}") from error
@@ -97,7 +106,8 @@ def _within(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return cut
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image of any mode, as `FolderClasses` describes."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -6,6 +6,7 @@ import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,18 +54,19 @@ def fit_square(image: Image.Image, size: int) -> Pixels:
 
 
 class PixelCache:
-    """Images kept by key, least recently used dropped first once they exceed `max_bytes`; safe between threads.
+    """Images and other maps kept by key, least recently used dropped first once they exceed `max_bytes`.
 
-    What it returns is shared and therefore read-only. An image larger than `max_bytes` is made but not kept.
+    Safe between threads. What it returns is shared and therefore read-only. An image larger than `max_bytes` is made
+    but not kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.nbytes = 0
-        self._kept: OrderedDict[Hashable, Pixels] = OrderedDict()
+        self._kept: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Pixels]) -> Pixels:
+    def get(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """The image of `key`, from `make()` unless it is kept; `make` runs outside the lock."""
         with self._lock:
             if key in self._kept:

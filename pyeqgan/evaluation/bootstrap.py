@@ -36,7 +36,8 @@ def bootstrap(
     given the same seed meet the same draws.
 
     Args:
-        statistic: called with class indices, some repeated.
+        statistic: called with class indices, some repeated; NaN where it does not exist for these classes, a draw
+            that is left out.
         classes: how many there are, >= 1.
         seed: of the draws; None for no interval.
         replicates: number of draws.
@@ -47,6 +48,7 @@ def bootstrap(
         return Estimate(value, None)
     draws = np.random.default_rng(seed).integers(classes, size=(replicates, classes))
     drawn = np.array([statistic(draw.tolist()) for draw in draws])
+    drawn = drawn[~np.isnan(drawn)]
     low, high = np.clip(np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value), *bounds)
     return Estimate(value, (float(low), float(high)))
 

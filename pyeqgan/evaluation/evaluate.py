@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import pyeqgan
 from pyeqgan.data import Split
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.bootstrap import Estimate, over_seeds
@@ -26,7 +23,7 @@ from pyeqgan.evaluation.lpips import LPIPS
 from pyeqgan.evaluation.protocol import Protocol
 from pyeqgan.evaluation.published import published
 from pyeqgan.evaluation.report import write_report
-from pyeqgan.evaluation.result import NOTES, Downstream, EvaluationResult, Scores
+from pyeqgan.evaluation.result import NOTES, Downstream, EvaluationResult, Scores, versions
 from pyeqgan.evaluation.scores import differences, score
 from pyeqgan.evaluation.trial import ClassPlan, Trial, plan_class
 from pyeqgan.evaluation.variants import shuffled, with_replacement
@@ -96,12 +93,7 @@ def evaluate_generator(
         result = EvaluationResult(
             note=NOTES[protocol.features],
             settings={**asdict(protocol), "device": str(device), "image_size": unseen.image_size, "subject": subject},
-            versions={
-                "pyeqgan": pyeqgan.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            versions=versions(),
             feature_network=_about(inception, own, own_file, split),
             classes={
                 name: {field: len(images) for field, images in vars(plan).items()}

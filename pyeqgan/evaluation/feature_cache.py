@@ -1,4 +1,4 @@
-"""The feature network on disk: trained once for the same data and configuration, checked when it is read."""
+"""Networks on disk: trained once for the same data and configuration, checked when they are read."""
 
 from __future__ import annotations
 
@@ -53,8 +53,12 @@ def save(path: Path, state: dict[str, Tensor]) -> None:
     write_whole(path, safetensors.torch.save({**state, DIGEST: _digest(state)}))
 
 
-def load(path: Path) -> dict[str, Tensor]:
-    """Read tensors and check every byte of them.
+def load(path: Path, network: str = "feature network") -> dict[str, Tensor]:
+    """Read a network's tensors and check every byte of them.
+
+    Args:
+        path: the file.
+        network: what it holds, for the message.
 
     Raises:
         UserError: the file is truncated, altered, or cannot be read. It is left as it is: whoever wants another one
@@ -65,15 +69,15 @@ def load(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:
-        raise _damaged(path) from error
+        raise _damaged(path, network) from error
     digest = state.pop(DIGEST, None)
     if digest is None or not torch.equal(digest, _digest(state)):
-        raise _damaged(path)
+        raise _damaged(path, network)
     return state
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(f"feature network {path} is damaged: move it away to have it trained again")
+def _damaged(path: Path, network: str) -> UserError:
+    return UserError(f"{network} {path} is damaged: move it away to have it trained again")
 
 
 def _digest(state: dict[str, Tensor]) -> Tensor:

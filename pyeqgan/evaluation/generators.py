@@ -43,16 +43,22 @@ def draw_images(
     state = np.random.SeedSequence(seed, spawn_key=tuple(key)).generate_state(1, np.uint64)
     source = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
     images = generate(to_tensor(references), count, source)
-    _check_generated(images, (count, 3, *references.shape[1:3]), class_name)
+    check_images("generate", images, (count, 3, *references.shape[1:3]), of=f"class {class_name!r}")
     return to_uint8(images)
 
 
-def _check_generated(images: Tensor, shape: Sequence[int], class_name: str) -> None:
+def check_images(function: str, images: Tensor, shape: Sequence[int], *, of: str) -> None:
+    """What `function` returned for `of` is floating point in [-1, 1] of that shape; else the error says what it is.
+
+    Raises:
+        UserError: there is NaN in it.
+        TypeError, ValueError: it is something else.
+    """
     if not images.is_floating_point():
-        raise TypeError(f"generate: expected floating point in [-1, 1], got {images.dtype}")
+        raise TypeError(f"{function}: expected floating point in [-1, 1], got {images.dtype}")
     if images.shape != torch.Size(shape):
-        raise ValueError(f"generate: expected shape {tuple(shape)}, got {tuple(images.shape)}")
+        raise ValueError(f"{function}: expected shape {tuple(shape)}, got {tuple(images.shape)}")
     if images.isnan().any():
-        raise UserError(f"the generator returns NaN for class {class_name!r}: its training went wrong")
+        raise UserError(f"the generator returns NaN for {of}: its training went wrong")
     if images.abs().max() > 1.001:  # a mean of ones may round to a little more than 1
-        raise ValueError(f"generate: expected values in [-1, 1], got {images.min():g} to {images.max():g}")
+        raise ValueError(f"{function}: expected values in [-1, 1], got {images.min():g} to {images.max():g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyeqgan.data.images import Pixels
 from pyeqgan.evaluation.libraries import library, library_folder
@@ -50,14 +50,8 @@ class LPIPS:
         device: str | torch.device = "cpu",
         variant: Variant = PROTOCOL,
     ) -> None:
-        self.file = find_weights(BACKBONES[backbone], folder)
-        models = library("torchvision.models", option="--lpips")
-        with torch.device("meta"):  # the published weights take the place of any initial ones
-            network = {"vgg": models.vgg16, "alex": models.alexnet}[backbone]().features
-        state = torch.load(self.file, map_location="cpu", weights_only=True)
-        own = {name.removeprefix("features."): w for name, w in state.items() if name.startswith("features.")}
-        network.load_state_dict(own, assign=True)
-        self.layers = network[: TAPS[backbone][-1] + 1].to(device).eval()
+        network, self.file = load_backbone(backbone, folder, option="--lpips")
+        self.layers = nn.Sequential(*list(network)[: TAPS[backbone][-1] + 1]).to(device).eval()
         self._taps = TAPS[backbone]
         shipped = library_folder("torchmetrics", option="--lpips") / "functional/image/lpips_models" / f"{backbone}.pth"
         check_weights(shipped, HEADS[backbone])
@@ -80,6 +74,22 @@ class LPIPS:
             if index in self._taps:
                 maps.append(x.clone())  # the next layer may work in place
         return torch.cat([_vectors(y, root) for y, root in zip(maps, self._roots, strict=True)], 1)
+
+
+def load_backbone(backbone: Backbone, folder: Path | None, *, option: str) -> tuple[nn.Sequential, Path]:
+    """The convolutional layers of torchvision's VGG-16 or AlexNet with its published weights, and their file.
+
+    Raises:
+        UserError: see `find_weights`, or torchvision, which ``option`` of the command line needs, is not installed.
+    """
+    file = find_weights(BACKBONES[backbone], folder)
+    models = library("torchvision.models", option=option)
+    with torch.device("meta"):  # the published weights take the place of any initial ones
+        network: nn.Sequential = {"vgg": models.vgg16, "alex": models.alexnet}[backbone]().features
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    own = {name.removeprefix("features."): w for name, w in state.items() if name.startswith("features.")}
+    network.load_state_dict(own, assign=True)
+    return network, file
 
 
 def mean_lpips(embeddings: Tensor) -> float:

@@ -10,7 +10,7 @@ from pyeqgan import pages
 from pyeqgan.evaluation.bootstrap import Estimate
 from pyeqgan.evaluation.folder import CHART, PAGE, SAMPLES
 from pyeqgan.evaluation.published import Published, Row
-from pyeqgan.evaluation.result import TITLES, Downstream, EvaluationResult, Metric
+from pyeqgan.evaluation.result import TITLES, Downstream, EvaluationResult, Metric, Scores
 from pyeqgan.files import write_whole
 
 
@@ -35,9 +35,14 @@ def write_page(
     Raises:
         UserError: a picture cannot be read, or the page not be written.
     """
+    return write_sections(output, sections(output, result), title=title, pictures=pictures)
+
+
+def write_sections(output: Path, told: str, *, title: str, pictures: Mapping[str, Path] | None) -> Path:
+    """Write `index.html` with what is told of an evaluation and further pictures; see `write_page`."""
     others = (pages.figure(caption, pages.read_picture(path)) for caption, path in (pictures or {}).items())
     page = output / PAGE
-    write_whole(page, pages.document(title, "\n".join([sections(output, result), *others])).encode())
+    write_whole(page, pages.document(title, "\n".join([told, *others])).encode())
     return page
 
 
@@ -48,7 +53,7 @@ def sections(output: Path, result: EvaluationResult) -> str:
         f'<p class="verdict">{escape(result.verdict())}</p>',
         pages.figure("References and what was made of them", pages.read_picture(output / SAMPLES)),
         "<h2>Beside the trivial generators</h2>",
-        _table(result),
+        comparison(result.metrics(), result.scores, TITLES),
         f"<p><small>In brackets: 95 % bootstrap intervals over the {len(result.classes)} unseen classes. "
         f"{escape(result.note)}</small></p>",
         "" if result.draws is None else _draws(result, result.draws),
@@ -57,24 +62,24 @@ def sections(output: Path, result: EvaluationResult) -> str:
         _by_class(result),
         pages.figure("Metrics with 95 % intervals", pages.read_picture(chart)) if chart.exists() else "",
         "<h2>What the numbers can and cannot show</h2>",
-        f"<dl>{''.join(_explanation(metric) for metric in result.metrics().values())}</dl>",
+        explanations(result.metrics()),
         "<h2>How it was measured</h2>",
         f"<p>{escape(_setup(result))}</p>",
     ]
     return "\n".join(filter(None, told))
 
 
-def _table(result: EvaluationResult) -> str:
+def comparison(metrics: Mapping[str, Metric], scores: Mapping[str, Scores], titles: Mapping[str, str]) -> str:
     """A row a metric, a column a generator."""
     head = "".join(
-        f'<th class="{name}">{escape(TITLES[name])}<br><small>{scores.images} images</small></th>'
-        for name, scores in result.scores.items()
+        f'<th class="{name}">{escape(titles[name])}<br><small>{found.images} images</small></th>'
+        for name, found in scores.items()
     )
     rows = "".join(
         f"<tr><th>{escape(metric.title)}<br><small>{escape(metric.better)}</small></th>"
-        + "".join(_cell(name, scores.estimates[key]) for name, scores in result.scores.items())
+        + "".join(_cell(name, found.estimates[key]) for name, found in scores.items())
         + "</tr>\n"
-        for key, metric in result.metrics().items()
+        for key, metric in metrics.items()
     )
     return (
         f'<div class="scroll"><table class="wide"><thead><tr><th></th>{head}</tr></thead>\n'
@@ -82,18 +87,24 @@ def _table(result: EvaluationResult) -> str:
     )
 
 
-def _cell(generator: str, estimate: Estimate | None) -> str:
-    ours = " generator" if generator == "generator" else ""
-    return f'<td class="number{ours}">{_number(estimate)}</td>'
+def explanations(metrics: Mapping[str, Metric]) -> str:
+    """What each metric can and cannot show."""
+    return f"<dl>{''.join(map(_explanation, metrics.values()))}</dl>"
 
 
-def _number(estimate: Estimate | None) -> str:
+def number(estimate: Estimate | None) -> str:
+    """A number and its interval, as HTML; a dash if it does not exist."""
     if estimate is None:
         return "–"
     if estimate.interval is None:
         return f"{estimate.value:.3g}"
     low, high = estimate.interval
     return f"{estimate.value:.3g} <small>[{low:.3g}, {high:.3g}]</small>"
+
+
+def _cell(generator: str, estimate: Estimate | None) -> str:
+    ours = " generator" if generator == "generator" else ""
+    return f'<td class="number{ours}">{number(estimate)}</td>'
 
 
 def _by_class(result: EvaluationResult) -> str:
@@ -110,7 +121,7 @@ def _by_class(result: EvaluationResult) -> str:
 
 def _draws(result: EvaluationResult, draws: Mapping[str, Estimate]) -> str:
     metrics = result.metrics()
-    means = "; ".join(f"{escape(metrics[key].title)} {_number(e)}" for key, e in draws.items() if key in metrics)
+    means = "; ".join(f"{escape(metrics[key].title)} {number(e)}" for key, e in draws.items() if key in metrics)
     return (
         f"<p>Over {result.settings['repeats']} draws of the generator's images, mean and 95 % interval of that mean: "
         f"{means}.</p>"
@@ -122,9 +133,9 @@ def _downstream(found: Downstream) -> str:
     return (
         "<h2>A classifier of the unseen classes</h2>\n"
         f"<p>Accuracy on {images['test']} test images, trained on {images['train']} real ones: "
-        f"{_number(found.without)}; with {images['generated']} generated ones added: {_number(found.with_generated)}; "
+        f"{number(found.without)}; with {images['generated']} generated ones added: {number(found.with_generated)}; "
         f"difference "
-        f"<b>{_number(found.difference)}</b>. By chance {found.chance:.3g}. In brackets: 95 % intervals over "
+        f"<b>{number(found.difference)}</b>. By chance {found.chance:.3g}. In brackets: 95 % intervals over "
         f"{found.repeats} seeds of split, images and training.</p>"
     )
 

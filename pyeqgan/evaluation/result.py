@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
+import pyeqgan
 from pyeqgan.evaluation.bootstrap import Estimate
 from pyeqgan.evaluation.published import Published
 
@@ -100,6 +105,16 @@ TITLES = {
     "mean": "pixel mean",
     "real": "real, held out",
 }
+
+
+def versions() -> dict[str, str]:
+    """Of what runs an evaluation."""
+    return {
+        "pyeqgan": pyeqgan.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pyeqgan.models import EqGANGenerator, model_card
 from pyeqgan.models.pretrained import FILES, write_about
 from pyeqgan.options import ExportOptions
 from pyeqgan.telling import Report
-from pyeqgan.trained import averaged_generator
+from pyeqgan.trained.eqgan import averaged_generator
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"

@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
-
-TAGS = ("image-generation", "few-shot", "gan", "eqgan")
 
 USAGE = """```python
 from pyeqgan.models import {architecture}
 
 model = {architecture}.from_pretrained("FOLDER")  # or "owner/name" on the Hugging Face Hub
-images = model.generate(references, count=16, seed=0)  # references (n,3,{size},{size}) in [-1, 1], one class
+{call}
 ```"""
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the card says of a model; the texts are filled with its configuration."""
+
+    tags: tuple[str, ...]
+    summary: str
+    call: str
+
+
+ABOUT = {
+    "EqGAN": _About(
+        ("image-generation", "few-shot", "gan", "eqgan"),
+        "Few-shot image generation by feature equalization fusion (EqGAN, arXiv 2307.14638): new images of a class\n"
+        "from {shots} of its images, {image_size}² pixels.",
+        "images = model.generate(references, count=16, seed=0)  "
+        "# references (n,3,{image_size},{image_size}) in [-1, 1], one class",
+    ),
+    "ECGAN": _About(
+        ("image-generation", "semantic-image-synthesis", "gan", "ecgan"),
+        "Semantic image synthesis guided by edges, with contrastive learning (ECGAN, arXiv 2307.12084): an image of\n"
+        "{image_height}×{image_width} pixels from a layout of {num_classes} classes.",
+        "images = model.generate(labels).final  "
+        "# labels (n,{image_height},{image_width}) int64 in [0, {num_classes}), -1: no class",
+    ),
+}
 
 
 def model_card(
@@ -30,22 +56,21 @@ def model_card(
 
     Args:
         architecture: name of the model's class.
-        config: its fields, ``shots`` and ``image_size`` among them.
+        config: its fields.
         usage: Markdown; by default how the architecture is loaded from a folder.
         run: "step", "options" and "classes" of the training run, as its checkpoints tell them; None: not known.
         evaluation: "note" and "scores" of an evaluation's ``metrics.json``; None: there was none.
         license: the hub's name of one, such as "apache-2.0". Nobody but the owner can choose it: without one the card
             says that none is stated.
     """
-    metadata = ["library_name: pyeqgan", "pipeline_tag: image-to-image", f"tags: [{', '.join(TAGS)}]"]
+    about = next(about for name, about in ABOUT.items() if architecture.startswith(name))
+    metadata = ["library_name: pyeqgan", "pipeline_tag: image-to-image", f"tags: [{', '.join(about.tags)}]"]
     if license:
         metadata.append(f"license: {json.dumps(license)}")
     sections = [
         "\n".join(["---", *metadata, "---"]),
-        f"# {architecture}\n\n"
-        f"Few-shot image generation by feature equalization fusion (EqGAN, arXiv 2307.14638): new images of a class\n"
-        f"from {config['shots']} of its images, {config['image_size']}² pixels.",
-        "## Use\n\n" + (usage or USAGE.format(architecture=architecture, size=config["image_size"])),
+        f"# {architecture}\n\n" + about.summary.format_map(config),
+        "## Use\n\n" + (usage or USAGE.format(architecture=architecture, call=about.call.format_map(config))),
         "## Architecture\n\n" + _table("field", config),
         "## Training\n\n" + (_training(run) if run else "Not known."),
         "## Evaluation\n\n" + (_evaluation(evaluation) if evaluation else "None."),

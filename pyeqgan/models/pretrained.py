@@ -36,7 +36,7 @@ class Pretrained(nn.Module):
     """A module that is made from its ``config`` alone, and can be saved, loaded and published.
 
     Attributes:
-        config: has ``to_dict()``, in which the card finds ``shots`` and ``image_size``.
+        config: has ``to_dict()``, of which the card tells.
         config_type: has ``from_dict(fields)``; the type of ``config``.
     """
 

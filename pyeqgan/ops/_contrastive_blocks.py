@@ -111,10 +111,7 @@ def double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
     leaves = (grad_loss, queries, keys, temperature)
     wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3, 5)]
     size = max(BLOCK_SCORES // max(len(queries if keys is None else keys), 1), 1)
-    total: list[Tensor | None] = [torch.zeros_like(x) if w else None for x, w in zip(leaves, wanted, strict=True)]
-    for start in range(0, len(queries), size):
-        rows = slice(start, start + size)
-        found = library.vjp(lambda *x, rows=rows: backward(rows, *x), leaves, grads, wanted)
-        total = [t if f is None or t is None else t + f for t, f in zip(total, found, strict=True)]
-    to_grad_loss, to_queries, to_keys, to_temperature = total
+    blocks = (slice(start, start + size) for start in range(0, len(queries), size))
+    parts = (lambda *x, rows=rows: backward(rows, *x) for rows in blocks)
+    to_grad_loss, to_queries, to_keys, to_temperature = library.vjp_of_sum(parts, leaves, grads, wanted)
     return to_grad_loss, to_queries, None, to_keys, None, to_temperature, *(None,) * 11

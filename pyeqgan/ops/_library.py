@@ -9,7 +9,7 @@ derives an operation, typically a backward, by differentiating its oracle.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,6 +111,20 @@ def vjp(
             )
         )
         return tuple(next(found) if n else None for n in needs)
+
+
+def vjp_of_sum(
+    parts: Iterable[Callable[..., Any]],
+    arguments: Sequence[Any],
+    grads: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """The :func:`vjp` of a sum of functions, one at a time: what one of them records is gone before the next."""
+    total = [torch.zeros_like(a) if n else None for a, n in zip(arguments, needs, strict=True)]
+    for part in parts:
+        found = vjp(part, arguments, grads, needs)
+        total = [t if f is None or t is None else t + f for t, f in zip(total, found, strict=True)]
+    return tuple(total)
 
 
 def _cut(argument: Tensor, keep_graph: bool) -> Tensor:

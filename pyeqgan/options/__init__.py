@@ -10,10 +10,15 @@ from pyeqgan.options.fields import Device, flag
 from pyeqgan.options.generate import GenerateOptions
 from pyeqgan.options.report import ReportOptions
 from pyeqgan.options.train import Precision, TrainOptions
+from pyeqgan.options.train_ecgan import ECGANOptions
+from pyeqgan.options.train_eqgan import EqGANOptions
 
 __all__ = [
+    "TRAINABLE",
     "AppOptions",
     "Device",
+    "ECGANOptions",
+    "EqGANOptions",
     "EvaluateOptions",
     "ExportOptions",
     "GenerateOptions",
@@ -22,3 +27,6 @@ __all__ = [
     "TrainOptions",
     "flag",
 ]
+
+TRAINABLE: dict[str, type[TrainOptions]] = {"eqgan": EqGANOptions, "ecgan": ECGANOptions}
+"""What `pyeqgan train` can be told, by --model."""

@@ -17,7 +17,8 @@ Compat = Literal["lofgan", "wavegan"]
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Evaluate a trained generator on unseen classes, beside copying a reference and the pixel mean.
+    """Evaluate a trained generator on what it was not trained on, beside trivial ones: an EqGAN on unseen classes, an
+    ECGAN on the layouts of the test half.
 
     Raises:
         UserError: an option is out of range.
@@ -38,10 +39,10 @@ class EvaluateOptions:
     shots: int | None = None
     """How many references are fused into each image. Default: as in training."""
     features: FeatureKind = "self"
-    """Compare images in the features of a network trained on the seen classes, kept in --output; or of FID's Inception
-    network, whose numbers compare with published ones."""
-    feature_steps: int = 200
-    """Training steps of the network on the seen classes."""
+    """Compare images in the features of a network trained on the seen classes (of the segmenter of layouts), kept in
+    --output; or of FID's Inception network, whose numbers compare with published ones."""
+    feature_steps: int | None = None
+    """Training steps of the network on the seen classes, default 200; of the segmenter of layouts, default 400."""
     lpips: Backbone | None = None
     """Measure LPIPS, too, with this backbone; papers on few-shot generation report vgg."""
     weights: Path | None = None
@@ -60,9 +61,9 @@ class EvaluateOptions:
     """Replace an earlier evaluation in --output; other files are left alone."""
 
     def __post_init__(self) -> None:
-        for name in ("fakes_per_class", "references_per_class", "feature_steps"):
+        for name in ("fakes_per_class", "references_per_class"):
             at_least(name, getattr(self, name), 1)
-        for name in ("seen_classes", "shots", "repeats"):
+        for name in ("seen_classes", "shots", "repeats", "feature_steps"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
         at_least("seed", self.seed, 0)

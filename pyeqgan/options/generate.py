@@ -14,7 +14,7 @@ from pyeqgan.options.fields import Device, at_least
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Generate images of the class that some images show, with a trained generator.
+    """Generate images with a trained generator: of the class that some images show, or of label maps.
 
     Raises:
         UserError: an option is out of range.
@@ -22,10 +22,15 @@ class GenerateOptions:
 
     checkpoint: Path
     """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
-    images: tuple[Path, ...]
-    """One or more images of one class, any size: their central square is used."""
     output: Path
-    """Folder for generated_000.png … and grid.png, whose first row is the given images."""
+    """Folder for generated_000.png … and grid.png, whose first row is the given images; or for an image and its edges
+    of each layout, named as it is, and grid.png."""
+    images: tuple[Path, ...] = ()
+    """With an EqGAN: one or more images of one class, any size. Their central square is used."""
+    layouts: tuple[Path, ...] = ()
+    """With an ECGAN: one or more label maps, PNGs like those it was trained on, or folders of them."""
+    instances: tuple[Path, ...] = ()
+    """With an ECGAN that was trained with --instance-edges: the instance maps of the layouts, in their order."""
     count: int = 16
     """How many images to generate."""
     shots: int | None = None
@@ -42,8 +47,9 @@ class GenerateOptions:
     """Replace the pictures of an earlier generate in --output; other files are left alone."""
 
     def __post_init__(self) -> None:
-        if not self.images:
-            raise UserError("--images: expected at least one image, got none")
+        if bool(self.images) == bool(self.layouts):
+            got = "both" if self.images else "neither"
+            raise UserError(f"expected --images (of an EqGAN) or --layouts (of an ECGAN), got {got}")
         at_least("count", self.count, 1)
         at_least("batch_size", self.batch_size, 1)
         at_least("seed", self.seed, 0)

@@ -1,26 +1,25 @@
-"""What `pyeqgan train` can be told. A run keeps its `TrainOptions` as `config.yaml`."""
+"""What `pyeqgan train` can be told, whatever it trains. A run keeps its options as `config.yaml`."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
 from pyeqgan.options.fields import Device, at_least, flag, typed
 
+Model = Literal["eqgan", "ecgan"]
 Precision = Literal["32", "bf16-mixed"]
-Fusion = Literal["local", "mean"]
-Equalization = Literal["scales", "shared"]
-Detail = Literal["fused", "base", "none"]
-Penalty = Literal["class", "adversarial", "none"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 Strategy = Literal["auto", "ddp", "fsdp"]
+
+_Options = TypeVar("_Options", bound="TrainOptions")
 
 # What may change when a run is resumed; with any other option changed it would no longer be the same run.
 CHANGEABLE = (
@@ -43,7 +42,7 @@ CALL = ("output", "resume", "force", "profile")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train an EqGAN on the seen classes of a data set.
+    """What runs of all models share; `EqGANOptions` and its like add a model's own.
 
     Raises:
         UserError: an option is out of range.
@@ -51,55 +50,18 @@ class TrainOptions:
 
     output: Path
     """Folder of the run. An existing one needs --resume or --force."""
+    model: Model = "eqgan"
+    """What to train. --model ecgan --help tells the options of that one."""
     data: str = "embedded"
-    """Folder of classes or of data build, .npy archive (classes, images, H, W, 3), or "embedded": flowers drawn."""
+    """The images."""
     steps: int = 100_000
     """Training steps in all, those before a resume included."""
-    image_size: int = 128
-    """Height and width of the images, a multiple of 16 from 32 to 256."""
     batch_size: int = 8
-    """Episodes per step, of all processes together; each gives one generated image."""
-    shots: int = 3
-    """K, images of one class per episode, fused into one."""
-    width: float = 1.0
-    """Factor on the number of channels of both networks."""
+    """Rows of a step's batch, of all processes together."""
     seed: int = 0
     """Seed of everything random: initial weights, episodes, fusion. The embedded flowers are always the same."""
-    seen_classes: int | None = None
-    """Train on the first so many classes by name; the rest stay unseen. Default: three quarters of them."""
-    flip: bool = True
-    """Mirror each image with probability 1/2."""
-
-    fusion: Fusion = "local"
-    """How features of the K images are fused: by their best local matches, or by the mean (an ablation)."""
-    fusion_rate: float = 0.5
-    """Share of the positions that local fusion replaces."""
-    equalization: Equalization = "scales"
-    """One equalization at each scale, or one projected to all."""
-    detail: Detail = "fused"
-    """Fine detail given to the two finest scales: of all images along their matches, of the base image, or none."""
-
-    learning_rate: float = 1e-4
-    """Adam's learning rate, of both networks."""
-    weight_decay: float = 1e-4
-    """Adam's weight decay (L2), of both networks."""
     ema_decay: float = 0.999
     """How much of the generator's running average a step keeps; samples and checkpoints use that average."""
-    penalty: Penalty = "class"
-    """Gradient penalty: on the true class logit (LoFGAN), on the adversarial logit (R1), or none."""
-    penalty_weight: float = 10.0
-    """Weight of the gradient penalty."""
-    penalty_every: int = 1
-    """Compute the penalty every so many steps, with its weight times as much."""
-    classification_weight: float = 1.0
-    """Weight of both networks' cross entropy."""
-    reconstruction_weight: float = 0.5
-    """Weight of the local reconstruction."""
-    consistency_weight: float = 1.0
-    """Weight of the consistent equalization loss."""
-    mode_seeking_weight: float = 0.0
-    """Weight of the mode seeking loss; above 0 it costs a second pass of the generator."""
-
     checkpoint_every: int = 1000
     """Steps between checkpoints, which is what a killed run loses at most. The last two are kept."""
     sample_every: int = 1000
@@ -109,7 +71,7 @@ class TrainOptions:
     tensorboard: FlagCreatePairsOff[bool] = False
     """Write losses and pictures for TensorBoard, too, into --output/tensorboard."""
     prefetch: int = 3
-    """Episodes prepared ahead in the background."""
+    """Batches prepared ahead in the background."""
     workers: int = 2
     """Threads that prepare them. metrics.jsonl tells the share of the time that was spent waiting: data_wait."""
     device: Device = "auto"
@@ -136,36 +98,35 @@ class TrainOptions:
     """Time a few steps instead of training: a table and a trace in --output/profile. --resume times that run's."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "shots", "penalty_every", "checkpoint_every", "sample_every", "log_every"):
+        for name in ("steps", "batch_size", "checkpoint_every", "sample_every", "log_every"):
             at_least(name, getattr(self, name), 1)
         for name in ("prefetch", "workers", "devices", "nodes"):
             at_least(name, getattr(self, name), 1)
         if self.batch_size % (self.devices * self.nodes):
             processes = f"{self.devices * self.nodes} processes (--devices × --nodes)"
             raise UserError(f"--batch-size {self.batch_size}, expected a multiple of the {processes}")
-        if self.seen_classes is not None:
-            at_least("seen_classes", self.seen_classes, 1)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}, expected 0 to {2**32 - 1}")
-        if self.image_size % 16 or not 32 <= self.image_size <= 256:
-            raise UserError(f"--image-size {self.image_size}, expected a multiple of 16 from 32 to 256")
-        for name in ("width", "learning_rate"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{flag(name)} {value}, expected a finite number above 0")
-        weights = ("penalty", "classification", "reconstruction", "consistency", "mode_seeking")
-        for name in ("weight_decay", *(f"{weight}_weight" for weight in weights)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{flag(name)} {value}, expected a finite number of at least 0")
-        if not 0 < self.fusion_rate <= 1:
-            raise UserError(f"--fusion-rate {self.fusion_rate}, expected a number in (0, 1]")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--ema-decay {self.ema_decay}, expected a number in [0, 1)")
         if self.resume and self.force:
             raise UserError("--resume continues a run and --force replaces it: expected one of them, got both")
         if self.profile and self.force:
             raise UserError("--profile keeps what is there and --force replaces it: expected one of them, got both")
+        own = type(self).__dataclass_fields__["model"].default
+        if self.model != own:
+            raise UserError(f"--model {self.model}: these are the options of {own}")
+
+    def check_numbers(self, positive: Sequence[str] = (), not_negative: Sequence[str] = ()) -> None:
+        """UserError unless the fields of these names are finite, and above 0 or at least 0."""
+        for name in positive:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"{flag(name)} {value}, expected a finite number above 0")
+        for name in not_negative:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{flag(name)} {value}, expected a finite number of at least 0")
 
     def to_dict(self) -> dict[str, str | int | float | bool | None]:
         """The configuration of the run: every field but how the command was called."""
@@ -173,7 +134,7 @@ class TrainOptions:
         return {name: value for name, value in fields.items() if name not in CALL}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], output: Path) -> TrainOptions:
+    def from_dict(cls: type[_Options], values: Mapping[str, Any], output: Path) -> _Options:
         """The inverse of `to_dict`, for a run in `output`; UserError if a value is unknown or has a wrong type."""
         hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in CALL}
         unknown = sorted(map(str, values.keys() - hints.keys()))

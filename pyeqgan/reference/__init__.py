@@ -38,6 +38,12 @@ from pyeqgan.reference.fusion import (
     lifted_fusion,
     local_fusion,
 )
+from pyeqgan.reference.layout import layout_conv2d, one_hot
+from pyeqgan.reference.modulation import (
+    modulated_norm,
+    modulated_norm_with_statistics,
+)
+from pyeqgan.reference.similarity import similarity_loss, similarity_of_rows
 
 __all__ = [
     "PADDING_MODES",
@@ -50,12 +56,18 @@ __all__ = [
     "contrastive_rows",
     "equalization_consistency_loss",
     "equalization_fusion",
+    "layout_conv2d",
     "lifted_fusion",
     "local_fusion",
+    "modulated_norm",
+    "modulated_norm_with_statistics",
     "multiscale_contrastive_loss",
     "neighbours",
     "normalize",
+    "one_hot",
     "pixels_of_scale",
+    "similarity_loss",
+    "similarity_of_rows",
     "skip_decoder_block",
     "skip_decoder_block_with_statistics",
     "spatial_matrix",

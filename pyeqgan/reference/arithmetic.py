@@ -46,9 +46,8 @@ def normalize(
     else:
         dims = (0, 2, 3) if norm == "batch" else (2, 3)
         mean = x.mean(dims)
-        var = (x - mean.view(-1, x.shape[1], 1, 1)).square().mean(dims)
-    shape = (-1, x.shape[1], 1, 1)
-    y = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + eps)
+        var = (x - mean[..., None, None]).square().mean(dims)
+    y = (x - mean[..., None, None]) * torch.rsqrt(var[..., None, None] + eps)
     if weight is not None:
         y = y * weight.to(x.dtype)[:, None, None]
     if bias is not None:

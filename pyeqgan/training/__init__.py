@@ -1,7 +1,5 @@
-"""Training: losses, the two steps of an iteration, and the average of the generator."""
+"""Training: the run and its engine, which all models share, and a folder a model: its losses, steps and system."""
 
 from pyeqgan.training.ema import ExponentialMovingAverage
-from pyeqgan.training.losses import LossWeights
-from pyeqgan.training.step import discriminator_step, generator_step
 
-__all__ = ["ExponentialMovingAverage", "LossWeights", "discriminator_step", "generator_step"]
+__all__ = ["ExponentialMovingAverage"]

@@ -1,8 +1,9 @@
 """Checkpoints: folders of safetensors files, written whole or not at all, and checked when they are read.
 
-A checkpoint is `step_00001000/` with one file per part (`generator`, `discriminator`, `ema`: the average of the
-generator under the generator's names; `training`: what else a resumed run needs) and `manifest.json`: the step, the
-size and SHA-256 of every part, whatever describes the run, and a SHA-256 of all that. Reading executes nothing.
+A checkpoint is `step_00001000/` with one file per part (every network by its name, such as `generator`; `ema`: the
+average of the generator under the generator's names; `training`: what else a resumed run needs) and `manifest.json`:
+the step, the size and SHA-256 of every part, whatever describes the run, and a SHA-256 of all that. Reading executes
+nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pyeqgan.errors import UserError
 from pyeqgan.files import flush_folder, write_durably, writing
 from pyeqgan.telling import Report
 
-PARTS = ("generator", "discriminator", "ema", "training")
+SUFFIX = ".safetensors"
 MANIFEST = "manifest.json"
 FORMAT = 1
 KEEP = 2
@@ -62,7 +63,7 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, about: Mapping[str, A
     Args:
         folder: where the run's checkpoints are; made if missing.
         step: number of training steps done.
-        parts: tensors by part, one of `PARTS` each, and name; on any device.
+        parts: tensors by part and name, on any device.
         about: what to keep beside them, JSON.
 
     Raises:
@@ -77,11 +78,11 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, about: Mapping[str, A
         try:
             unfinished.mkdir()
             sums = {}
-            for part in PARTS:
-                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parts[part].items()}
-                data = safetensors.torch.save(tensors)
+            for part, tensors in parts.items():
+                on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                data = safetensors.torch.save(on_host)
                 sums[part] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                write_durably(unfinished / f"{part}.safetensors", data)
+                write_durably(unfinished / f"{part}{SUFFIX}", data)
             manifest = {"format": FORMAT, "step": step, "parts": sums, "about": about}
             text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1, ensure_ascii=False)
             write_durably(unfinished / MANIFEST, text.encode())
@@ -96,7 +97,7 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, about: Mapping[str, A
     return path
 
 
-def load_checkpoint(path: Path, parts: Sequence[str] = PARTS) -> Checkpoint:
+def load_checkpoint(path: Path, parts: Sequence[str] | None = None) -> Checkpoint:
     """Read a checkpoint, or some of its parts, and check every byte of them.
 
     Raises:
@@ -105,8 +106,8 @@ def load_checkpoint(path: Path, parts: Sequence[str] = PARTS) -> Checkpoint:
     """
     manifest = _manifest(path)
     tensors = {}
-    for part in parts:
-        file = path / f"{part}.safetensors"
+    for part in manifest["parts"] if parts is None else parts:
+        file = path / f"{part}{SUFFIX}"
         try:
             data = file.read_bytes()
         except OSError as error:
@@ -124,13 +125,13 @@ def load_checkpoint(path: Path, parts: Sequence[str] = PARTS) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest["about"], tensors)
 
 
-def load_latest(path: Path, report: Report, parts: Sequence[str] = PARTS) -> Checkpoint:
+def load_latest(path: Path, report: Report, parts: Sequence[str] | None = None) -> Checkpoint:
     """Read the last good checkpoint of a run.
 
     Args:
         path: folder of a run, or of its checkpoints, or of one checkpoint.
         report: called with a line for each damaged checkpoint that is passed over.
-        parts: which parts to read.
+        parts: which parts to read; all if None.
 
     Raises:
         UserError: there is none, or all are damaged.
@@ -157,8 +158,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove the files of a checkpoint, and its folder if nothing else is in it."""
-    for name in (MANIFEST, *(f"{part}.safetensors" for part in PARTS)):
-        (path / name).unlink(missing_ok=True)
+    for file in (path / MANIFEST, *path.glob(f"*{SUFFIX}")):
+        file.unlink(missing_ok=True)
     if not any(path.iterdir()):
         path.rmdir()
 

@@ -8,10 +8,11 @@ penalty are those of the whole batch. So their number changes nothing but roundi
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,111 +20,94 @@ from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
 from torch.distributed import is_torchelastic_launched
 from torch.distributed.fsdp import FSDPModule
-from torch.optim import Adam
 from torch.profiler import record_function
 
 from pyeqgan.errors import UserError
-from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
-from pyeqgan.models.eqgan.fusion import FusionPlan
-from pyeqgan.options import Device, Precision, TrainOptions
+from pyeqgan.options import Device, Precision
 from pyeqgan.training.batch_norm import synchronize_batch_norm
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.ema import ExponentialMovingAverage
-from pyeqgan.training.losses import LossWeights
 from pyeqgan.training.processes import Processes
 from pyeqgan.training.sharding import part_like, shard, whole
-from pyeqgan.training.step import discriminator_step, generator_step
+from pyeqgan.training.system import System, Turn
 
-BETAS = (0.5, 0.999)  # LoFGAN's
 RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # of several machines, where torchrun does not set it
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class Engine:
-    """Both networks, their optimisers and the generator's average, after `step` steps.
+    """The networks of a system, their optimisers and the generator's average, after `step` steps.
 
     Args:
-        options: of the run.
-        config: of the networks.
+        system: what is trained.
         processes: that take the steps together; device and precision.
+
+    Attributes:
+        networks: by name.
+        average: of the generator.
+        step: how many are done.
     """
 
-    def __init__(self, options: TrainOptions, config: EqGANConfig, processes: Processes) -> None:
+    def __init__(self, system: System, processes: Processes) -> None:
+        options = system.options
         seed_everything(options.seed, verbose=False)
-        model = EqGAN(config)
-        model.to(memory_format=MEMORY_FORMATS[options.memory_format])  # type: ignore[call-overload]
-        processes.fabric.to_device(model)
+        self.networks = system.build()
+        for network in self.networks.values():
+            network.to(memory_format=MEMORY_FORMATS[options.memory_format])  # type: ignore[call-overload]
+            processes.fabric.to_device(network)
         self.step = 0
-        self.generator = model.generator
-        self.discriminator = model.discriminator
-        self.average = ExponentialMovingAverage(model.generator, options.ema_decay)
-        if options.compile:  # the generator alone: torch cannot compile the double backward of the penalty
-            self.generator.compile()
-        self._options = options
-        self._weights = loss_weights(options)
+        generator = self.networks["generator"]
+        self.average = ExponentialMovingAverage(generator, options.ema_decay)
+        if options.compile:  # the generator alone: torch cannot compile the double backward of a penalty
+            generator.compile()
+        self._system = system
         self._processes = processes
         self._fabric = processes.fabric
         if processes.count > 1:
-            synchronize_batch_norm(self.generator)
+            synchronize_batch_norm(generator)
             if options.strategy == "fsdp":
-                shard(self.discriminator)
-        self._optimizers = {
-            name: Adam(
-                network.parameters(), options.learning_rate, BETAS, weight_decay=options.weight_decay, fused=True
-            )
-            for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
-        }
+                for name in system.sharded:
+                    shard(self.networks[name])
+        self._optimizers = {name: system.optimizer(name, network) for name, network in self.networks.items()}
+        self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self._optimizers.items()}
 
-    def advance(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Take one step of each network.
+    def advance(self, batch: Any) -> dict[str, Tensor]:
+        """Take one step: every player's turn, and the average.
 
         Args:
-            images: (B,K,3,S,S) in [-1, 1], this process's rows of the batch, on any device.
-            labels: (B,) int64.
+            batch: this process's rows of it, from `System.batches`, on any device.
 
         Returns:
-            The unweighted losses before the step, scalars on the device, named "discriminator/…" and "generator/…";
-            their mean over the processes is that of the batch.
+            The unweighted losses before the step, scalars on the device, named "player/loss"; their mean over the
+            processes is that of the batch.
         """
-        images, labels = self._fabric.to_device((images, labels))
-        rng = step_rng(self._options.seed, self.step)
-        rate = learning_rate(self._options.learning_rate, self.step, self._options.steps)
-        shared: dict[str, Any] = {
-            "weights": self._weights,
-            "backward": self._fabric.backward,
-            "autocast": self._fabric.autocast,
-        }
-        networks = (self.generator, self.discriminator)
-        plan, generator_plan, other_plan = (self._draw_plan(images, rng) for _ in range(3))
-        self._optimizers["discriminator"].zero_grad()
-        losses = discriminator_step(
-            *networks, images, labels, step=self.step, processes=self._processes.count, plan=plan, **shared
+        batch = self._on_device(batch)
+        options, count = self._system.options, self._processes.count
+        turn = Turn(
+            self.step,
+            step_rng(options.seed, self.step),
+            count,
+            self._processes.rows(options.batch_size),
+            self._fabric.backward,
+            self._fabric.autocast,
         )
-        self._update("discriminator", rate)
-        terms = {f"discriminator/{name}": loss for name, loss in losses.items()}
-
-        self._optimizers["generator"].zero_grad()
-        losses = generator_step(*networks, images, labels, plan=generator_plan, other_plan=other_plan, **shared)
-        self._update("generator", rate)
-        terms |= {f"generator/{name}": loss for name, loss in losses.items()}
-
+        losses: dict[str, Tensor] = {}
+        for player, learner in self._system.players.items():
+            for name in learner.networks:
+                self._optimizers[name].zero_grad()
+            found = learner.play(self.networks, batch, turn)
+            for name in learner.networks:
+                self._update(name, learning_rate(self._rates[name], self.step, options.steps))
+            losses |= {f"{player}/{name}": loss for name, loss in found.items()}
         with record_function("average"):
-            self.average.update(self.generator)
+            self.average.update(self.networks["generator"])
         self.step += 1
-        return terms
+        return losses
 
-    def generate(self, images: Tensor, count: int, seed: int) -> Tensor:
-        """Generate with the generator's average; see `EqGANGenerator.generate`.
-
-        Raises:
-            UserError: an image is not finite.
-        """
-        generator = cast(EqGANGenerator, self.average.module)
-        generated = generator.generate(images, count, seed=seed)
-        if not generated.isfinite().all():
-            raise UserError(f"training stopped: generated images are not finite after step {self.step}")
-        return generated
+    def rate(self, step: int) -> float:
+        """The generator's learning rate at a step, from 0."""
+        return learning_rate(self._rates["generator"], step, self._system.options.steps)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that a resumed run needs, by the part of a checkpoint it belongs to.
@@ -132,8 +116,10 @@ class Engine:
             UserError: a weight is NaN or infinite.
         """
         parts = {
-            "generator": self.generator.state_dict(),
-            "discriminator": {name: whole(tensor) for name, tensor in self.discriminator.state_dict().items()},
+            **{
+                part: {name: whole(tensor) for name, tensor in network.state_dict().items()}
+                for part, network in self.networks.items()
+            },
             "ema": self.average.module.state_dict(),
             "training": {"ema.updates": self.average.updates, **self._optimizer_state()},
         }
@@ -143,9 +129,9 @@ class Engine:
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same options."""
         parts = checkpoint.parts
-        self.generator.load_state_dict(parts["generator"])
-        own = self.discriminator.state_dict()
-        self.discriminator.load_state_dict({n: part_like(t, own[n]) for n, t in parts["discriminator"].items()})
+        for part, network in self.networks.items():
+            own = network.state_dict()
+            network.load_state_dict({name: part_like(tensor, own[name]) for name, tensor in parts[part].items()})
         self.average.module.load_state_dict(parts["ema"])
         self.average.updates.copy_(parts["training"]["ema.updates"])
         self._load_optimizer_state(parts["training"])
@@ -157,17 +143,16 @@ class Engine:
                 if not tensor.isfinite().all():
                     raise UserError(f"training stopped: {part}'s {name} is not finite after step {self.step}")
 
-    def _draw_plan(self, images: Tensor, rng: torch.Generator) -> FusionPlan:
-        """The rows of these images in the plan of the whole batch."""
-        batch = len(images) * self._processes.count
-        rows = self._processes.rows(batch)
-        return self.generator.sample_plan(batch, images.shape[1], generator=rng, device=images.device, rows=rows)
+    def _on_device(self, batch: Any) -> Any:
+        tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        moved = {name: None if tensor is None else self._fabric.to_device(tensor) for name, tensor in tensors.items()}
+        return dataclasses.replace(batch, **moved)
 
     def _update(self, name: str, rate: float) -> None:
-        optimizer = self._optimizers[name]
-        if isinstance(self.discriminator, FSDPModule):
-            self.discriminator.reshard()
-        network = getattr(self, name)
+        optimizer, network = self._optimizers[name], self.networks[name]
+        for sharded in self.networks.values():
+            if isinstance(sharded, FSDPModule):
+                sharded.reshard()
         if not isinstance(network, FSDPModule):  # which has averaged its gradients
             self._processes.average_gradients(network.parameters())
         for group in optimizer.param_groups:
@@ -225,45 +210,15 @@ def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 
     return Processes(fabric)
 
 
-def model_config(options: TrainOptions, num_classes: int) -> EqGANConfig:
-    """The networks that the options describe, for `num_classes` seen classes; UserError if they cannot be built."""
-    try:
-        return EqGANConfig(
-            num_classes=num_classes,
-            image_size=options.image_size,
-            shots=options.shots,
-            width=options.width,
-            fusion=options.fusion,
-            fusion_rate=options.fusion_rate,
-            equalization=options.equalization,
-            detail=options.detail,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def loss_weights(options: TrainOptions) -> LossWeights:
-    """The losses that the options describe."""
-    return LossWeights(
-        classification=options.classification_weight,
-        penalty=options.penalty,
-        penalty_weight=options.penalty_weight,
-        penalty_every=options.penalty_every,
-        reconstruction=options.reconstruction_weight,
-        consistency=options.consistency_weight,
-        mode_seeking=options.mode_seeking_weight,
-    )
-
-
 def learning_rate(base: float, step: int, steps: int) -> float:
-    """LoFGAN's schedule: `base` for the first half of `steps`, then linear to 0; `step` counts from 0."""
+    """`base` for the first half of `steps`, then linear to 0 (as LoFGAN and SPADE); `step` counts from 0."""
     return base * min(1.0, 2 * (steps - step) / steps)
 
 
 def step_rng(seed: int, step: int) -> torch.Generator:
     """The randomness of one step's networks, on the CPU: the same on every device.
 
-    The episode of the step is drawn from its own sequence, `(seed, (step,))`, see `EpisodeSampler`.
+    The batch of the step is drawn from its own sequence, `(seed, (step,))`, see `EpisodeSampler`.
     """
     (state,) = np.random.SeedSequence(seed, spawn_key=(step, 1)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state) % 2**63)

@@ -21,14 +21,14 @@ def image_grid(rows: Sequence[Sequence[Pixels]]) -> Image.Image:
     """Lay images out in rows on white, a row shorter than the longest leaving its end blank.
 
     Args:
-        rows: images uint8 (S,S,3), all of one size.
+        rows: images uint8 (H,W,3), all of one size.
     """
-    side = len(rows[0][0]) + GAP
+    height, width = (side + GAP for side in rows[0][0].shape[:2])
     columns = max(map(len, rows))
-    canvas = Image.new("RGB", (columns * side + GAP, len(rows) * side + GAP), "white")
+    canvas = Image.new("RGB", (columns * width + GAP, len(rows) * height + GAP), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            canvas.paste(Image.fromarray(image), (x * side + GAP, y * side + GAP))
+            canvas.paste(Image.fromarray(image), (x * width + GAP, y * height + GAP))
     return canvas
 
 
@@ -66,27 +66,29 @@ def png(picture: Image.Image) -> bytes:
 
 
 def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> bytes:
-    """A PNG of every loss of both networks over the steps.
+    """A PNG of every loss of every player over the steps.
 
     Args:
-        metrics: lines of `metrics.jsonl`: "step", and losses named "discriminator/…" and "generator/…".
+        metrics: lines of `metrics.jsonl`: "step", and losses named "player/loss".
 
     Raises:
         ImportError: matplotlib, which is optional, is not installed.
     """
     from matplotlib.figure import Figure  # not pyplot: no window system is asked for, no state is kept
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    for axes, network in zip(figure.subplots(1, 2), ("discriminator", "generator"), strict=True):
-        names = sorted({name for line in metrics for name in line if name.startswith(f"{network}/")})
+    losses = sorted({name for line in metrics for name in line if "/" in name})
+    players = sorted({name.partition("/")[0] for name in losses})
+    figure = Figure(figsize=(5.5 * max(len(players), 1), 4), layout="constrained")
+    for place, player in enumerate(players):
+        axes = figure.add_subplot(1, len(players), place + 1)
+        names = [name for name in losses if name.startswith(f"{player}/")]
         for name in names:
             lines = [line for line in metrics if name in line]
             steps, values = [line["step"] for line in lines], [line[name] for line in lines]
             axes.plot(steps, values, label=name.partition("/")[2], linewidth=1)
-        axes.set(title=network, xlabel="step", ylabel="loss (unweighted)")
+        axes.set(title=player, xlabel="step", ylabel="loss (unweighted)")
         axes.grid(alpha=0.3)
-        if names:
-            axes.legend(fontsize="small")
+        axes.legend(fontsize="small")
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100)
     return png.getvalue()

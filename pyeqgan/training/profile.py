@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recorded
 
-from pyeqgan.data import Episode
 from pyeqgan.files import write_durably, writing
 from pyeqgan.telling import Report
 from pyeqgan.training.engine import Engine
@@ -35,14 +35,14 @@ PARTS = (
 )
 
 
-def profile(engine: Engine, episodes: Iterable[Episode], folder: Path, report: Report) -> None:
+def profile(engine: Engine, batches: Iterable[Any], folder: Path, report: Report) -> None:
     """Take `WARM_UP` steps and then `STEPS` under torch's profiler; write `table.txt` and `trace.json.gz` to `folder`.
 
     The engine has gone on afterwards, but nothing of it is saved.
 
     Args:
         engine: of the run, where it is.
-        episodes: of its next steps, as many at least.
+        batches: of its next steps, as many at least.
         folder: made if missing; earlier files of these names are replaced.
         report: called with each line of the table.
 
@@ -50,7 +50,7 @@ def profile(engine: Engine, episodes: Iterable[Episode], folder: Path, report: R
         UserError: a file cannot be written.
     """
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * torch.cuda.is_available()]
-    ahead = iter(Waiting(episodes))
+    ahead = iter(Waiting(batches))
     for _ in range(WARM_UP):
         _step(engine, next(ahead))
     first = engine.step + 1
@@ -72,8 +72,8 @@ def profile(engine: Engine, episodes: Iterable[Episode], folder: Path, report: R
     report(f"{folder}: table.txt, and trace.json.gz for chrome://tracing or ui.perfetto.dev")
 
 
-def _step(engine: Engine, episode: Episode) -> None:
-    engine.advance(episode.images, episode.labels)
+def _step(engine: Engine, batch: Any) -> None:
+    engine.advance(batch)
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # so that a step's time holds its kernels
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -17,7 +17,6 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 from torch.profiler import record_function
 
-from pyeqgan.data import Episode
 from pyeqgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,25 +62,25 @@ class LossWindow:
 
 
 class Waiting:
-    """Iterates over episodes and tells which share of the time goes by in waiting for them.
+    """Iterates over batches and tells which share of the time goes by in waiting for them.
 
     The device may still be at work meanwhile: its idle share is at most that.
     """
 
-    def __init__(self, episodes: Iterable[Episode]) -> None:
-        self._episodes = episodes
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
         self._waited, self._since = 0.0, time.monotonic()
 
-    def __iter__(self) -> Iterator[Episode]:
-        episodes = iter(self._episodes)
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self._batches)
         while True:
             with record_function("data"):
                 asked = time.monotonic()
-                episode = next(episodes, None)
+                batch = next(batches, None)
                 self._waited += time.monotonic() - asked
-            if episode is None:
+            if batch is None:
                 return
-            yield episode
+            yield batch
 
     def share(self) -> float:
         """Of the time since the last call, or the beginning."""
@@ -158,9 +157,9 @@ def stages(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _in_words(losses: Mapping[str, float]) -> str:
-    """Losses on one line, those of the discriminator, a bar, those of the generator."""
-    networks = []
-    for network in ("discriminator", "generator"):
-        terms = {name.partition("/")[2]: value for name, value in losses.items() if name.startswith(network)}
-        networks.append("  ".join(f"{name} {value:.3g}" for name, value in terms.items()))
-    return " | ".join(networks)
+    """Losses on one line, those of each player of the step, with bars between."""
+    players: dict[str, list[str]] = {}
+    for name, value in losses.items():
+        player, _, term = name.partition("/")
+        players.setdefault(player, []).append(f"{term} {value:.3g}")
+    return " | ".join("  ".join(terms) for terms in players.values())

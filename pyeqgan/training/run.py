@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
 from contextlib import ExitStack, closing
-from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
-from pyeqgan.data import Episode, EpisodeSampler, ImageClasses, Split, open_data, prefetch, to_tensor, to_uint8
-from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.options import Device, TrainOptions
 from pyeqgan.telling import Report
 from pyeqgan.training import memory
 from pyeqgan.training.checkpoint import Checkpoint, checkpoints, load_latest
 from pyeqgan.training.device import deterministic_algorithms
-from pyeqgan.training.engine import Engine, launch, learning_rate, model_config
-from pyeqgan.training.pictures import Pixels, beside, image_grid, loss_curves
+from pyeqgan.training.engine import Engine, launch
+from pyeqgan.training.pictures import loss_curves
 from pyeqgan.training.processes import Processes
 from pyeqgan.training.profile import STEPS, WARM_UP, profile
 from pyeqgan.training.progress import LossWindow, Progress, Waiting
 from pyeqgan.training.run_folder import PROFILE, RunFolder, open_run
 from pyeqgan.training.signals import StopSignals
+from pyeqgan.training.system import System
+from pyeqgan.training.systems import open_system
 from pyeqgan.training.tensorboard import TensorBoard, summary_writer
-
-SAMPLE_CLASSES, SAMPLES = 4, 6
 
 
 def train(options: TrainOptions, console: Console) -> int:
@@ -54,51 +48,44 @@ def train(options: TrainOptions, console: Console) -> int:
     # Before the other processes start: what is missing or wrong with the data is then told once.
     if options.tensorboard:
         summary_writer()
-    split = _open_data(options)
-    config = model_config(options, len(split.seen))
+    system = open_system(options)
     processes = launch(options.device, options.precision, options.devices, options.nodes)
     if processes.rank > 0:
         console = Console(quiet=True)
-    sampler = EpisodeSampler(
-        split.seen,
-        batch_size=options.batch_size,
-        shots=options.shots,
-        seed=options.seed,
-        flip=options.flip,
-        rows=processes.rows(options.batch_size),
-    )
-    options = _resolved(options, split, processes)
+    rows = processes.rows(options.batch_size)
+    device: Device = "cpu" if processes.fabric.device.type == "cpu" else "cuda"
+    options = dataclasses.replace(system.options, device=device)
     with ExitStack() as stack, processes.together(), deterministic_algorithms(options.deterministic):
         if options.profile:
             if processes.count > 1:
                 raise UserError(f"--profile: expected one process, got {processes.count}")
             folder = stack.enter_context(open_run(options))
-            engine = Engine(options, config, processes)
+            engine = Engine(system, processes)
             if checkpoints(folder.path / "checkpoints"):
                 engine.load(load_latest(folder.path, say))
-            with closing(_ahead(options, sampler, engine.step, engine.step + WARM_UP + STEPS)) as episodes:
-                profile(engine, episodes, folder.path / PROFILE, say)
+            with closing(system.batches(engine.step, engine.step + WARM_UP + STEPS, rows)) as batches:
+                profile(engine, batches, folder.path / PROFILE, say)
             return 0
-        folder, checkpoint = processes.first(lambda: _open(options, split, stack, say))
+        folder, checkpoint = processes.first(lambda: _open(options, system, stack, say))
         start = checkpoint.step if checkpoint else 0
         if start == options.steps:
             say(f"{folder.path} is finished: all its {start} steps are done")
             return 0
         if options.resume:
             say(f"resuming {folder.path} at step {start}" + ("" if checkpoint else ", as it has no checkpoint yet"))
-        engine = Engine(options, config, processes)
+        engine = Engine(system, processes)
         if checkpoint:
             engine.load(checkpoint)
         with (
-            closing(_ahead(options, sampler, start, options.steps)) as episodes,
+            closing(system.batches(start, options.steps, rows)) as batches,
             Progress(console, start, options.steps) as progress,
             StopSignals() as signals,
         ):
             board = None
             if options.tensorboard and processes.rank == 0:
                 board = stack.enter_context(TensorBoard(folder.path, start))
-            run = _Run(options, engine, split, folder, board, progress, processes)
-            interrupted = run.go(Waiting(episodes), signals)
+            run = _Run(options, engine, system, folder, board, progress, processes)
+            interrupted = run.go(Waiting(batches), signals)
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -113,7 +100,7 @@ class _Run:
         self,
         options: TrainOptions,
         engine: Engine,
-        split: Split,
+        system: System,
         folder: RunFolder,
         board: TensorBoard | None,
         progress: Progress,
@@ -121,7 +108,7 @@ class _Run:
     ) -> None:
         self._options = options
         self._engine = engine
-        self._split = split
+        self._system = system
         self._folder = folder
         self._board = board
         self._progress = progress
@@ -130,12 +117,12 @@ class _Run:
         self._saved = engine.step
         self._curves = True
 
-    def go(self, episodes: Waiting, signals: StopSignals) -> int:
+    def go(self, batches: Waiting, signals: StopSignals) -> int:
         """Train until the last step, or a signal, whose number is returned; 0 at the last step."""
         engine, options = self._engine, self._options
         try:
-            for episode in episodes:
-                losses = engine.advance(episode.images, episode.labels)
+            for batch in batches:
+                losses = engine.advance(batch)
                 self._window.add(engine.step, losses)
                 self._progress.advance()
                 finished = engine.step == options.steps
@@ -143,7 +130,7 @@ class _Run:
                 stop = 0 if finished else self._processes.agree(signals.received)
                 save = finished or stop or engine.step % options.checkpoint_every == 0
                 if save or engine.step % options.log_every == 0:
-                    self._log(episodes.share())
+                    self._log(batches.share())
                 if finished or engine.step % options.sample_every == 0:
                     self._processes.first(self._draw)
                 if save:  # last: what a run is killed before, it does again
@@ -158,9 +145,8 @@ class _Run:
     def _log(self, data_wait: float) -> None:
         losses = self._window.take()
         step = self._engine.step
-        rate = learning_rate(self._options.learning_rate, step - 1, self._options.steps)
         timing = {
-            "learning_rate": rate,
+            "learning_rate": self._engine.rate(step - 1),
             "steps_per_second": round(self._progress.rate(), 4),
             "data_wait": round(data_wait, 4),
         }
@@ -174,24 +160,17 @@ class _Run:
             self._board.log(step, metrics)
 
     def _save(self) -> None:
-        about = {
-            "model": self._engine.generator.config.to_dict(),
-            "options": self._options.to_dict(),
-            "classes": list(self._split.seen.class_names),
-            "images": counts(self._split.seen),
-        }
+        about = {**self._system.about, "options": self._options.to_dict()}
         parts = self._engine.parts()
         self._processes.first(lambda: self._folder.save(self._engine.step, parts, about))
         self._saved = self._engine.step
 
     def _draw(self) -> None:
-        given, generated = [], []
-        for references in self._references:
-            images = self._engine.generate(to_tensor(references), SAMPLES, self._options.seed)
-            given.append(list(references))
-            generated.append(list(to_uint8(images)))
-        if given:
-            picture = beside(image_grid(given), image_grid(generated))
+        try:
+            picture = self._system.draw(self._engine.average.module)
+        except UserError as error:
+            raise UserError(f"{error} after step {self._engine.step}") from error
+        if picture is not None:
             self._folder.save_sample(self._engine.step, picture)
             if self._board is not None:
                 self._board.picture(self._engine.step, picture)
@@ -202,58 +181,20 @@ class _Run:
                 self._curves = False
                 self._progress.report("matplotlib is not installed: no loss curves are drawn")
 
-    @cached_property
-    def _references(self) -> list[Pixels]:
-        """The first K images of the first unseen classes that have as many, (K,S,S,3) each; of seen ones else."""
-        shots = self._options.shots
-        for classes in (self._split.unseen, self._split.seen):
-            enough = [index for index in range(len(classes)) if classes.count(index) >= shots]
-            if enough:
-                chosen = enough[:SAMPLE_CLASSES]
-                return [np.stack([classes.image(index, image) for image in range(shots)]) for index in chosen]
-        return []
 
-
-def _ahead(options: TrainOptions, sampler: EpisodeSampler, start: int, stop: int) -> Generator[Episode, None, None]:
-    return prefetch(sampler, start, stop, depth=options.prefetch, workers=options.workers)
-
-
-def counts(classes: ImageClasses) -> list[int]:
-    """Images of each class: by their names and these a checkpoint knows its data again."""
-    return [classes.count(index) for index in range(len(classes))]
-
-
-def _open_data(options: TrainOptions) -> Split:
-    try:
-        return open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
-    except UserError as error:
-        if not options.resume:
-            raise
-        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
-
-
-def _open(options: TrainOptions, split: Split, stack: ExitStack, say: Report) -> tuple[RunFolder, Checkpoint | None]:
+def _open(options: TrainOptions, system: System, stack: ExitStack, say: Report) -> tuple[RunFolder, Checkpoint | None]:
     """The run's folder, open until `stack` is left, and the checkpoint to continue from."""
     folder = stack.enter_context(open_run(options))
     checkpoint = folder.resume(say) if options.resume else None
     if checkpoint:
-        _check_continuation(options, split, checkpoint)
+        _check_continuation(options, system, checkpoint)
     if checkpoint is None or checkpoint.step < options.steps:
         folder.write_config(options)
         folder.forget_after(checkpoint.step if checkpoint else 0)
     return folder, checkpoint
 
 
-def _resolved(options: TrainOptions, split: Split, processes: Processes) -> TrainOptions:
-    """The options with nothing left to chance: two runs are the same if these are."""
-    data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
-    device: Device = "cpu" if processes.fabric.device.type == "cpu" else "cuda"
-    return dataclasses.replace(options, data=data, seen_classes=len(split.seen), device=device)
-
-
-def _check_continuation(options: TrainOptions, split: Split, checkpoint: Checkpoint) -> None:
-    before, now = checkpoint.about, split.seen
-    if before["classes"] != list(now.class_names) or before.get("images", counts(now)) != counts(now):
-        raise UserError(f"cannot resume {options.output}: the seen classes of {options.data} are not what they were")
+def _check_continuation(options: TrainOptions, system: System, checkpoint: Checkpoint) -> None:
+    system.check_continuation(checkpoint)
     if checkpoint.step > options.steps:
         raise UserError(f"--steps {options.steps}, expected at least {checkpoint.step}: as many are done")

@@ -14,7 +14,7 @@ from PIL import Image
 from pyeqgan import __version__
 from pyeqgan.errors import UserError
 from pyeqgan.files import locked, write_whole, writing
-from pyeqgan.options import TrainOptions
+from pyeqgan.options import TRAINABLE, TrainOptions
 from pyeqgan.telling import Report
 from pyeqgan.training import tensorboard
 from pyeqgan.training.checkpoint import Checkpoint, Parts, checkpoints, load_latest, remove_checkpoint, save_checkpoint
@@ -146,7 +146,10 @@ def read_config(path: Path) -> TrainOptions:
     values = _read_yaml(path / CONFIG)
     del values["pyeqgan"]
     try:
-        return TrainOptions.from_dict(values, path)
+        kind = TRAINABLE.get(values.get("model", "eqgan"))
+        if kind is None:
+            raise UserError(f"model: expected {' or '.join(TRAINABLE)}, got {values['model']!r}")
+        return kind.from_dict(values, path)
     except UserError as error:
         raise UserError(f"{path / CONFIG}: {error}") from error
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +70,15 @@ def test_the_interval_over_seeds_covers_the_truth(seeds: int) -> None:
     deviation = (0.95 * 0.05 / 4000) ** 0.5
     assert 0.95 - 6 * deviation < covered
     assert covered < (0.95 + 6 * deviation if seeds <= 10 else 0.99)
+
+
+def test_draws_of_which_there_is_no_number_are_left_out() -> None:
+    values = [1.0, 2.0, math.nan, 3.0]
+
+    def mean(drawn: Sequence[int]) -> float:
+        known = [values[c] for c in drawn if not math.isnan(values[c])]
+        return float(np.mean(known)) if known else math.nan
+
+    estimate = bootstrap(mean, 4, seed=0, bounds=(1, 3))
+    assert estimate.value == 2 and estimate.interval is not None
+    assert 1 <= estimate.interval[0] < 2 < estimate.interval[1] <= 3

@@ -89,6 +89,33 @@ def activated_conv2d(d: Draw) -> Arguments:
     }
 
 
+def layout_conv2d(d: Draw) -> Arguments:
+    b, classes, co, kh, kw, padding = d.size(), d.size(1), d.size(1), d.size(1, 4), d.size(1, 4), d.size(0, 3)
+    h, w = (d.size(max(k - 2 * padding, 0)) for k in (kh, kw))
+    ignored = d.of(-1, 0, 255, -(2**63), 2**63 - 1)
+    labels = d.integers(b, h, w, low=-1, high=classes)
+    return {
+        "labels": labels.masked_fill(labels == -1, ignored),
+        "weight": d.tensor(co, classes, kh, kw),
+        "bias": d.maybe(co),
+        "stride": d.size(1, 3),
+        "padding": padding,
+        "ignore_index": ignored,
+        "activation": d.of(*ACTIVATIONS),
+        "negative_slope": d.number(0.0, 1.0),
+    }
+
+
+def similarity_loss(d: Draw) -> Arguments:
+    b, classes, h, w = d.size(0, 3), d.size(), d.size(), d.size()
+    return {
+        "probabilities": d.tensor(b, classes, h, w).sigmoid(),
+        "labels": d.integers(b, h, w, low=-1, high=d.of(3, 1, 9)),
+        "ignore_index": d.of(-1, 0, -(2**63), 2**63 - 1),
+        "eps": d.number(1e-6, least=1e-5, most=0.4),
+    }
+
+
 def contrastive_loss(d: Draw) -> Arguments:
     m, n, dim = d.size(0, 40), d.size(0, 40), d.size()
     classes = d.of(3, 1, 9)
@@ -161,6 +188,25 @@ def equalization_fusion(d: Draw) -> Arguments:
     }
 
 
+def modulated_norm(d: Draw) -> Arguments:
+    b, c, h, w = d.size(), d.size(), d.size(), d.size()
+    shape = d.of((b, c, h, w), (b, c))
+    norm, training = d.of("instance", "batch", None), d.of(True, False)
+    statistics = {k: v for k, v in _norm(d, norm, c, training).items() if k.startswith("running")}
+    return {
+        "x": d.tensor(b, c, h, w),
+        "gamma": d.tensor(*shape),
+        "beta": d.tensor(*shape),
+        "norm": norm,
+        **statistics,
+        "training": training,
+        "momentum": d.number(0.0, 1.0, most=1.0),
+        "eps": d.number(least=1e-6, most=1.0),
+        "activation": d.of(*ACTIVATIONS),
+        "negative_slope": d.number(0.0, 1.0),
+    }
+
+
 ARGUMENTS: dict[str, Callable[[Draw], Arguments]] = {
     arguments.__name__: arguments
     for arguments in (
@@ -169,10 +215,13 @@ ARGUMENTS: dict[str, Callable[[Draw], Arguments]] = {
         lifted_fusion,
         skip_decoder_block,
         activated_conv2d,
+        layout_conv2d,
+        similarity_loss,
         contrastive_loss,
         multiscale_contrastive_loss,
         equalization_consistency_loss,
         equalization_fusion,
+        modulated_norm,
     )
 }
 

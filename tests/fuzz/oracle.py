@@ -17,7 +17,7 @@ from pyeqgan import functional, reference
 SLACK = {torch.float32: 1e-4, torch.float64: 1e-11, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 HALF = (torch.bfloat16, torch.float16)
 # The oracle of these multiplies by a matrix with zeros or by padded zeros, and 0·NaN is NaN; a kernel need not.
-SPREADING = ("bilateral_propagation", "equalization_fusion", "activated_conv2d")
+SPREADING = ("bilateral_propagation", "equalization_fusion", "activated_conv2d", "layout_conv2d")
 # The oracle of these leaves out the comparison with no negative at all; a kernel subtracts NaN from −∞.
 HIDING = ("contrastive_loss", "multiscale_contrastive_loss")
 # These look at the directions of their features.

@@ -118,6 +118,34 @@ def activated_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     return Problem(tensors, lambda m, *t: m.activated_conv2d(*t, **options))
 
 
+def layout_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
+    classes, co, h, w, k, padding = ((4, 7, 5, 6, 3, 1), (1, 1, 2, 2, 1, 0), (35, 33, 9, 7, 4, 2))[odd]
+    labels = torch.randint(-1, classes, (2, h, w))
+    activation = "tanh" if smooth else ("leaky_relu", "relu", "tanh")[odd]
+    options = {"stride": 1 + odd % 2, "padding": padding, "activation": activation}
+    tensors = image(co, classes, k, k, layout=layout), torch.randn(co, dtype=torch.float64)
+    return Problem(tensors, lambda m, *t: m.layout_conv2d(labels, *t, **options))
+
+
+def similarity_loss(layout: str, odd: int, *, smooth: bool = False) -> Problem:
+    shape = ((2, 5, 4, 5), (1, 1, 1, 2), (2, 19, 9, 7))[odd]
+    labels = torch.randint(-1, 3, (shape[0], *shape[2:]))
+    labels[:, 0, 0] = 0  # a pixel that counts
+    return Problem((image(*shape, layout=layout),), lambda m, x: m.similarity_loss(x.softmax(1), labels, eps=1e-3))
+
+
+def modulated_norm(layout: str, odd: int, *, smooth: bool = False) -> Problem:
+    c, h, w = ((6, 5, 7), (1, 2, 1), (19, 13, 17))[odd]
+    norm = ("instance", None, "batch")[odd]
+    x, gamma, beta = (image(2, c, h, w, layout=layout) for _ in range(3))
+    if odd == 2:
+        gamma, beta = gamma[..., 0, 0], beta[..., 0, 0]
+    activation = "tanh" if smooth else ("leaky_relu", "tanh", "relu")[odd]
+    return Problem(
+        (x, gamma, beta), lambda m, *t: m.modulated_norm(*t, norm=norm, training=True, activation=activation)
+    )
+
+
 def contrastive_loss(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     n, k, d = ((37, 23, 6), (23, 19, 3), (131, 67, 33))[odd]
     mode = ("per_positive", "supcon", "per_positive")[odd]
@@ -148,6 +176,9 @@ PROBLEMS = (
     equalization_fusion,
     skip_decoder_block,
     activated_conv2d,
+    layout_conv2d,
+    similarity_loss,
+    modulated_norm,
     contrastive_loss,
     equalization_consistency_loss,
 )
@@ -271,6 +302,9 @@ def test_what_is_saved_for_backward():
     assert fusion <= 4 * (numbers + sum(p.numel() for p in products))
     w = torch.randn(5, 6, 3, 3, requires_grad=True)
     assert saved_bytes(lambda: functional.activated_conv2d(x, w, bias)) <= 4 * (x.numel() + w.numel() + bias.numel())
+    gamma, beta = torch.randn(2, 2, 6, 8, 8, requires_grad=True)
+    modulated = saved_bytes(lambda: functional.modulated_norm(x, gamma, beta))
+    assert modulated <= 4 * (3 * x.numel() + 2 * 2 * 6)
     q, labels = torch.randn(300, 4, requires_grad=True), torch.randint(3, (300,))
     assert saved_bytes(lambda: functional.contrastive_loss(q, labels)) <= 4 * q.numel() + 300 * 8 * 8 + 64
     assert saved_bytes(lambda: functional.equalization_consistency_loss([x], [x * 2])) <= 4 * 2 * x.numel() + 64
@@ -286,6 +320,8 @@ def test_opcheck(layout):
     x, skip = (leaf(random_image((2, c, 4, 5), torch.float32, layout)) for c in (3, 2))
     weight, bias = torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True)
     opcheck("activated_conv2d", x, weight, bias, "leaky_relu", 0.2, 1, "reflect")
+    gamma, beta = (leaf(random_image((2, 3, 4, 5), torch.float32, layout)) for _ in range(2))
+    opcheck("modulated_norm", x, gamma, beta, "instance", None, None, True, 1e-5, "leaky_relu", 0.2)
     joint = torch.randn(4, 5, 3, 3, requires_grad=True)
     opcheck(
         "skip_decoder_block", x, skip, joint, bias, "instance", None, None, None, None, True, 1e-5, "leaky_relu", 0.2

@@ -138,6 +138,38 @@ void activated_conv2d(std::vector<Problem>& all) {
   }
 }
 
+void layout_conv2d(std::vector<Problem>& all) {
+  const int64_t classes = 7, stride = 1, padding = 1, ignored = -1;
+  const double slope = 0.2;
+  const Text activation = "leaky_relu";
+  const Integers kernel{3, 3};
+  const Tensor labels = uniform({3, 40, 37}, -1, 7, ScalarType::Long), weight = uniform({40, 7, 3, 3});
+  const Tensor grad = uniform({3, 40, 40, 37});
+  const None bias = uniform({40});
+  for (const Tensor& w : {weight, channels_last(weight)}) {
+    const std::string layout = w.stride(1) == 1 ? ", channels_last" : "";
+    const auto forward = [=] {
+      return call("layout_conv2d", 1, labels, w, bias, stride, padding, ignored, activation, slope);
+    };
+    const None y = forward()[0];
+    all.push_back({"layout_conv2d" + layout, forward});
+    all.push_back({"layout_conv2d_backward" + layout, [=] {
+                     return call("layout_conv2d_backward", 2, y->stride(1) == 1 ? channels_last(grad) : grad, y, labels,
+                                 classes, kernel, stride, padding, ignored, activation, slope, true, true);
+                   }});
+  }
+}
+
+void similarity_loss(std::vector<Problem>& all) {
+  const int64_t ignored = -1;
+  const double eps = 1e-6;
+  const Tensor probabilities = uniform({2, 7, 31, 29}, 0, 0.4), grad = uniform({}, 1, 1);
+  const Tensor labels = uniform({2, 31, 29}, -1, 7, ScalarType::Long);
+  all.push_back({"similarity_loss", [=] { return call("similarity_loss", 1, probabilities, labels, ignored, eps); }});
+  all.push_back({"similarity_loss_backward",
+                 [=] { return call("similarity_loss_backward", 1, grad, probabilities, labels, ignored, eps); }});
+}
+
 void skip_decoder_block(std::vector<Problem>& all) {
   const double eps = 1e-5, slope = 0.2;
   const Text activation = "leaky_relu";
@@ -163,6 +195,31 @@ void skip_decoder_block(std::vector<Problem>& all) {
     }
 }
 
+void modulated_norm(std::vector<Problem>& all) {
+  const double eps = 1e-5, slope = 0.2;
+  const Text activation = "leaky_relu";
+  const Tensor x = uniform({3, 40, 37, 29}), grad = uniform({3, 40, 37, 29}), other = uniform({3, 40, 37, 29}, 0, 1);
+  const Tensor vector = uniform({3, 40});
+  const None none;
+  for (const bool last : {false, true})
+    for (const char* kind : {"batch", "instance"})
+      for (const bool maps : {true, false}) {
+        const auto laid = [&](const Tensor& image) { return last ? channels_last(image) : image; };
+        const Tensor image = laid(x), upstream = laid(grad), scale = maps ? laid(other) : vector;
+        const Text norm = kind;
+        const auto forward = [=] {
+          return call("modulated_norm", 3, image, scale, scale, norm, none, none, true, eps, activation, slope);
+        };
+        const Tensors saved = forward();
+        const std::string what = ", " + *norm + (maps ? ", maps" : ", vectors") + (last ? ", channels_last" : "");
+        all.push_back({"modulated_norm" + what, forward});
+        all.push_back({"modulated_norm_backward" + what, [=] {
+                         return call("modulated_norm_backward", 3, upstream, image, scale, scale, norm, saved[1],
+                                     saved[2], true, eps, activation, slope, true, true, true);
+                       }});
+      }
+}
+
 }  // namespace
 
 std::vector<Problem> problems() {
@@ -174,6 +231,9 @@ std::vector<Problem> problems() {
   equalization_consistency_loss(all);
   activated_conv2d(all);
   skip_decoder_block(all);
+  modulated_norm(all);
+  layout_conv2d(all);
+  similarity_loss(all);
   return all;
 }
 

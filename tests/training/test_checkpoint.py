@@ -7,7 +7,6 @@ import torch
 
 from pyeqgan.errors import UserError
 from pyeqgan.training.checkpoint import (
-    PARTS,
     DamagedCheckpointError,
     checkpoints,
     load_checkpoint,
@@ -16,6 +15,7 @@ from pyeqgan.training.checkpoint import (
 )
 
 ABOUT = {"model": {"width": 0.1, "names": ["a", "ü"]}, "none": None}
+PARTS = ("generator", "discriminator", "ema", "training")
 FILES = ("manifest.json", *(f"{part}.safetensors" for part in PARTS))
 
 

@@ -10,7 +10,8 @@ from pyeqgan.data import EpisodeSampler, open_data
 from pyeqgan.errors import UserError
 from pyeqgan.training.checkpoint import load_checkpoint, save_checkpoint
 from pyeqgan.training.device import deterministic_algorithms
-from pyeqgan.training.engine import Engine, launch, learning_rate, model_config, step_rng
+from pyeqgan.training.engine import Engine, launch, learning_rate, step_rng
+from pyeqgan.training.eqgan.system import EqGANSystem
 from pyeqgan.training.progress import LossWindow
 
 EVERY_LOSS = {"penalty_every": 2, "mode_seeking_weight": 1.0}
@@ -26,14 +27,13 @@ def build(data, tmp_path, **changed):
     options = runs.run_options(data, tmp_path / "run", **changed)
     classes = open_data(options.data, image_size=32).seen
     sampler = EpisodeSampler(classes, batch_size=options.batch_size, shots=options.shots, seed=options.seed)
-    return Engine(options, model_config(options, len(classes)), launch(options.device, options.precision)), sampler
+    return Engine(EqGANSystem(options), launch(options.device, options.precision)), sampler
 
 
 def advance(engine, sampler, steps):
     losses = []
     for _ in range(steps):
-        episode = sampler.episode(engine.step)
-        losses.append(engine.advance(episode.images, episode.labels))
+        losses.append(engine.advance(sampler.episode(engine.step)))
     return losses
 
 
@@ -62,7 +62,8 @@ def test_going_on_from_a_checkpoint_is_bitwise_the_same(photos, tmp_path, arithm
         for name, tensor in tensors.items():
             assert torch.equal(tensor, parts[part][name]), f"{part} {name}"
     references = sampler.episode(9).images[0]
-    assert torch.equal(straight.generate(references, 2, 5), resumed.generate(references, 2, 5))
+    drawn = [engine.average.module.generate(references, 2, seed=5) for engine in (straight, resumed)]
+    assert torch.equal(*drawn)
 
 
 def test_a_step_changes_every_parameter_and_the_average_follows(photos, tmp_path):
@@ -70,10 +71,10 @@ def test_a_step_changes_every_parameter_and_the_average_follows(photos, tmp_path
     before = {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in engine.parts().items()}
     advance(engine, sampler, 1)
     after = engine.parts()
-    for part, network in (("generator", engine.generator), ("discriminator", engine.discriminator)):
+    for part, network in engine.networks.items():
         for name, _ in network.named_parameters():
             assert not torch.equal(after[part][name], before[part][name]), f"{part} {name}"
-    weights = [name for name, _ in engine.generator.named_parameters()]
+    weights = [name for name, _ in engine.networks["generator"].named_parameters()]
     assert any(not torch.equal(after["ema"][name], after["generator"][name]) for name in weights)
     assert any(not torch.equal(after["ema"][name], before["ema"][name]) for name in weights)
 
@@ -145,7 +146,7 @@ def test_steps_leave_nothing_behind(photos, tmp_path):
 def test_the_memory_format_is_that_of_the_weights_and_changes_no_result(photos, tmp_path, memory_format):
     plain, sampler = build(photos, tmp_path)
     engine, _ = build(photos, tmp_path, memory_format=memory_format)
-    weight = engine.discriminator.blocks[0].convolution1.weight
+    weight = engine.networks["discriminator"].blocks[0].convolution1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == (memory_format == "channels_last")
     for losses, expected in zip(advance(engine, sampler, 2), advance(plain, sampler, 2), strict=True):
         torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
@@ -158,7 +159,7 @@ def test_a_compiled_generator_has_the_same_losses(photos, tmp_path):
     assert compiled.parts().keys() == plain.parts().keys()
     for losses, expected in zip(advance(compiled, sampler, 3), advance(plain, sampler, 3), strict=True):
         torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
-    assert compiled.generator._compiled_call_impl is not None
+    assert compiled.networks["generator"]._compiled_call_impl is not None
     assert compiled.parts()["generator"].keys() == plain.parts()["generator"].keys()
 
 
@@ -178,19 +179,20 @@ def test_deterministic_algorithms_are_asked_for_and_then_no_more():
 def test_weights_that_are_not_finite_are_no_checkpoint(photos, tmp_path, part, value):
     engine, _ = build(photos, tmp_path)
     with torch.no_grad():
-        name, parameter = next(getattr(engine, part).named_parameters())
+        name, parameter = next(engine.networks[part].named_parameters())
         parameter.view(-1)[0] = value
     with pytest.raises(UserError, match=f"{part}'s {name} is not finite after step 0"):
         engine.parts()
 
 
 def test_images_that_are_not_finite_are_no_sample(photos, tmp_path):
-    engine, sampler = build(photos, tmp_path)
-    references = sampler.episode(0).images[0]
-    for parameter in engine.average.parameters():
-        parameter.fill_(float("nan"))
-    with pytest.raises(UserError, match="generated images are not finite after step 0"):
-        engine.generate(references, 1, 0)
+    system = EqGANSystem(runs.run_options(photos, tmp_path / "run"))
+    generator = system.build()["generator"].eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(UserError, match="generated images are not finite"):
+        system.draw(generator)
 
 
 def test_the_learning_rate_is_constant_for_half_then_linear_to_zero():

@@ -42,8 +42,8 @@ def at_step(monkeypatch, step, action):
     """Do `action` when the step after `step` others is done."""
     advance = Engine.advance
 
-    def advance_and_act(engine, images, labels):
-        losses = advance(engine, images, labels)
+    def advance_and_act(engine, batch):
+        losses = advance(engine, batch)
         if engine.step == step + 1:
             action()
         return losses
@@ -213,8 +213,8 @@ def test_two_processes_cannot_share_a_run(photos, finished):
 def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_before_stays(photos, finished, monkeypatch):
     advance = Engine.advance
 
-    def overflow(engine, images, labels):
-        losses = advance(engine, images, labels)
+    def overflow(engine, batch):
+        losses = advance(engine, batch)
         return {**losses, "discriminator/penalty": losses["discriminator/penalty"] / 0} if engine.step == 6 else losses
 
     monkeypatch.setattr(Engine, "advance", overflow)

@@ -5,7 +5,7 @@ import pytest
 import runs
 
 from pyeqgan.errors import UserError
-from pyeqgan.options import TrainOptions
+from pyeqgan.options import EqGANOptions
 from pyeqgan.training.checkpoint import checkpoints, load_checkpoint
 from pyeqgan.training.run_folder import RunFolder
 
@@ -47,7 +47,7 @@ def test_a_run_killed_before_it_has_a_configuration_can_be_started_again(tmp_pat
 @pytest.mark.parametrize(
     ("written", "write"),
     [
-        (".config.yaml", lambda folder: folder.write_config(TrainOptions(folder.path))),
+        (".config.yaml", lambda folder: folder.write_config(EqGANOptions(folder.path))),
         ("metrics.jsonl", lambda folder: folder.log({"step": 1, "loss": 0.5})),
         (".metrics.jsonl", lambda folder: (folder.log({"step": 1}), folder.forget_after(1))),
         (".losses.png", lambda folder: folder.save_curves(b"png")),

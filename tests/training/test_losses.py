@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from pyeqgan.models import EqGANConfig, EqGANGenerator
-from pyeqgan.training import LossWeights, losses
+from pyeqgan.training.eqgan import LossWeights, losses
 
 
 def test_hinge_stops_at_the_margin():

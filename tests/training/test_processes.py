@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 
 import pytest
 import ranks
@@ -14,7 +15,8 @@ from torch.distributed.tensor import DTensor
 from pyeqgan.data import EpisodeSampler, open_data
 from pyeqgan.errors import UserError
 from pyeqgan.training.checkpoint import load_checkpoint, save_checkpoint
-from pyeqgan.training.engine import Engine, model_config
+from pyeqgan.training.engine import Engine
+from pyeqgan.training.eqgan.system import EqGANSystem
 from pyeqgan.training.processes import Processes, _buckets
 from pyeqgan.training.sharding import whole
 
@@ -36,7 +38,7 @@ class Trained:
             classes = open_data(options.data, image_size=32).seen
             drawing = {"batch_size": options.batch_size, "shots": options.shots, "seed": options.seed}
             self.sampler = EpisodeSampler(classes, **drawing, rows=self.processes.rows(options.batch_size))
-            self.engine = Engine(options, model_config(options, len(classes)), self.processes)
+            self.engine = Engine(EqGANSystem(options), self.processes)
 
     def take_steps(self):
         """The losses of the batch at each step, the last step's gradients, and the state after it."""
@@ -44,9 +46,9 @@ class Trained:
         with double():
             for _ in range(STEPS):
                 episode = self.sampler.episode(self.engine.step)
-                found = self.engine.advance(episode.images.double(), episode.labels)
+                found = self.engine.advance(dataclasses.replace(episode, images=episode.images.double()))
                 losses.append({name: self.processes.mean(value) for name, value in found.items()})
-        networks = (self.engine.generator, self.engine.discriminator)
+        networks = self.engine.networks.values()
         gradients = [{name: whole(p.grad) for name, p in n.named_parameters()} for n in networks]
         return {"losses": losses, "gradients": gradients, "parts": self.engine.parts()}
 
@@ -64,7 +66,7 @@ def work(rank, data, folder, seed, checkpoint):
     found = {}
     for name, settings in RUNS.items():
         trained = Trained(data, folder / name, seed=seed, **settings)
-        sharded = [isinstance(p, DTensor) for p in trained.engine.discriminator.parameters()]
+        sharded = [isinstance(p, DTensor) for p in trained.engine.networks["discriminator"].parameters()]
         assert all(sharded) if settings["strategy"] == "fsdp" else not any(sharded)
         found[name] = trained.take_steps()
     resumed = Trained(data, folder / "resumed", seed=seed, **RUNS["fsdp"])

@@ -20,8 +20,8 @@ def resident() -> int:
 def test_memory_is_flat(tmp_path, monkeypatch, steps):
     advance, grown = Engine.advance, []
 
-    def advance_and_look(engine, images, labels):
-        losses = advance(engine, images, labels)
+    def advance_and_look(engine, batch):
+        losses = advance(engine, batch)
         grown.append(resident())
         return losses
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyeqgan.benchmarks import published
 from pyeqgan.models import EqGAN, EqGANConfig
-from pyeqgan.training import LossWeights, discriminator_step, generator_step
+from pyeqgan.training.eqgan import LossWeights, discriminator_step, generator_step
 
 BATCH, SHOTS, CLASSES = 2, 3, 4
 

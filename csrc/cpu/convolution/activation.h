@@ -22,21 +22,25 @@ inline Vec<A> activate(const Vec<A>& x, Activation activation, A slope) {
   }
 }
 
-// grad · act'(x).
+// grad · act'(x), of y = act(x).
 template <class A>
-inline Vec<A> times_slope(const Vec<A>& grad, const Vec<A>& x, Activation activation, A slope) {
+inline Vec<A> times_slope_at(const Vec<A>& grad, const Vec<A>& y, Activation activation, A slope) {
   switch (activation) {
     case Activation::kRelu:
-      return Vec<A>::blendv(grad, Vec<A>(A(0)), x <= Vec<A>(A(0)));
+      return Vec<A>::blendv(grad, Vec<A>(A(0)), y <= Vec<A>(A(0)));
     case Activation::kLeakyRelu:
-      return Vec<A>::blendv(grad * Vec<A>(slope), grad, x > Vec<A>(A(0)));
-    case Activation::kTanh: {
-      const Vec<A> y = x.tanh();
+      return Vec<A>::blendv(grad * Vec<A>(slope), grad, y > Vec<A>(A(0)));
+    case Activation::kTanh:
       return grad * (Vec<A>(A(1)) - y * y);
-    }
     default:
       return grad;
   }
+}
+
+// grad · act'(x).
+template <class A>
+inline Vec<A> times_slope(const Vec<A>& grad, const Vec<A>& x, Activation activation, A slope) {
+  return times_slope_at(grad, activation == Activation::kTanh ? x.tanh() : x, activation, slope);
 }
 
 }  // namespace

@@ -40,12 +40,6 @@ struct Run {
   }
 };
 
-// The first n lanes; the others become 0.
-template <class A>
-inline Vec<A> first(const Vec<A>& value, int64_t n) {
-  return n == kLanes<A> ? value : Vec<A>::set(Vec<A>(A(0)), value, n);
-}
-
 // Calls f for each run of an item.
 template <class A, class F>
 inline void for_runs(const Problem& p, int64_t item, const F& f) {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from pyeqgan.models.configuration import ModelConfig, scaled_channels
 
 Fusion = Literal["local", "mean"]
 Equalization = Literal["scales", "shared"]
@@ -16,7 +15,7 @@ IMAGE_SIZES = range(32, 257, 16)
 
 
 @dataclass(frozen=True)
-class EqGANConfig:
+class EqGANConfig(ModelConfig):
     """The architecture of an :class:`~pyeqgan.models.EqGAN`; two equal configurations share checkpoints.
 
     Attributes:
@@ -36,7 +35,6 @@ class EqGANConfig:
         TypeError: a field has the wrong type.
     """
 
-    num_classes: int
     image_size: int = 128
     shots: int = 3
     width: float = 1.0
@@ -62,44 +60,4 @@ class EqGANConfig:
 
     def channels(self, full: int) -> int:
         """``full`` channels scaled by ``width``, rounded to a multiple of 8 (a SIMD vector), at least 8."""
-        return max(8, 8 * round(full * self.width / 8))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain numbers and strings, for JSON or YAML."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> EqGANConfig:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            ValueError: a key is unknown or ``num_classes`` is missing.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(map(str, set(fields) - set(known)))
-        if unknown:
-            raise ValueError(f"EqGANConfig: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
-        if "num_classes" not in fields:
-            raise ValueError("EqGANConfig: expected the key num_classes, got none")
-        return cls(**fields)
-
-    def _integer(self, name: str) -> int:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"EqGANConfig: {name}: expected an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"EqGANConfig: {name}: expected an integer >= 1, got {value}")
-        return value
-
-    def _positive(self, name: str) -> float:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"EqGANConfig: {name}: expected a number, got {value!r}")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"EqGANConfig: {name}: expected a finite number > 0, got {value}")
-        return float(value)
-
-    def _choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"EqGANConfig: {name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+        return scaled_channels(full, self.width)

@@ -25,20 +25,16 @@ the gradient of the penalty, which is not taken by ``fabric.backward``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pyeqgan.models.eqgan.fusion import FusionPlan
-from pyeqgan.training import losses
-from pyeqgan.training.losses import LossWeights
-
-Backward = Callable[[Tensor], Any]
-Autocast = Callable[[], AbstractContextManager[Any]]
+from pyeqgan.training.eqgan import losses
+from pyeqgan.training.eqgan.losses import LossWeights
+from pyeqgan.training.system import Autocast, Backward, frozen
 
 
 def discriminator_step(
@@ -160,17 +156,3 @@ def generator_step(
         with record_function("generator: backward"):
             backward(sum(weighted, start=terms["adversarial"]))
     return {name: term.detach() for name, term in terms.items()}
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Within: eval mode, and no parameter of ``module`` requires gradients. After: as before."""
-    training = module.training
-    wanted = [p for p in module.parameters() if p.requires_grad]
-    module.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.train(training)
-        for parameter in wanted:
-            parameter.requires_grad_(True)

@@ -1,9 +1,7 @@
-"""What is done with a trained generator: images of the class that some files show, and its evaluation."""
+"""A trained EqGAN: images of the class that some files show, and its evaluation on unseen classes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -19,31 +17,33 @@ from pyeqgan.evaluation import FeatureConfig, Protocol, evaluate_generator, writ
 from pyeqgan.files import write_whole, writing
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
-from pyeqgan.options.train import CHANGEABLE
 from pyeqgan.telling import Progress, Report
-from pyeqgan.training.checkpoint import Checkpoint, load_latest
-from pyeqgan.training.device import resolve_device
+from pyeqgan.trained.checkpoint import check_model, subject
+from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, png, square_columns
 from pyeqgan.training.run_folder import CURVES
 
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
 
 
-def generate(options: GenerateOptions, report: Report) -> None:
+def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, report: Report) -> None:
     """Write `options.count` images and a grid of them, the given images in its first row.
 
     The images are read as a folder of classes is: the central square, resized to the generator's size.
 
     Args:
+        checkpoint: with its part "ema".
         options: of the command.
+        device: where to compute.
         report: called with a line for each thing worth knowing.
 
     Raises:
-        UserError: the checkpoint or an image cannot be read, or the output folder not be written, or it holds
+        UserError: it is of another model, an image cannot be read, or the output folder not be written, or it holds
             pictures of an earlier call and `options.force` is not set.
     """
-    device = resolve_device(options.device)
-    generator = averaged_generator(load_latest(options.checkpoint, report, ["ema"])).to(device)
+    if options.layouts:
+        check_model(checkpoint, "ecgan", "--layouts")
+    generator = averaged_generator(checkpoint).to(device)
     references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
     shots = options.shots or min(generator.config.shots, len(references))
     if shots != generator.config.shots:
@@ -61,19 +61,25 @@ def generate(options: GenerateOptions, report: Report) -> None:
     report(f"{options.count} images and grid.png in {options.output}")
 
 
-def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:
+def evaluate(
+    checkpoint: Checkpoint,
+    options: EvaluateOptions,
+    device: str,
+    report: Report,
+    progress: Progress | None = None,
+) -> None:
     """Evaluate the generator on the unseen classes of a data set; see `evaluate_generator` for what is written.
 
     Args:
+        checkpoint: with its part "ema".
         options: of the command.
+        device: where to compute.
         report: called with a line for each thing worth knowing.
         progress: told what is being done.
 
     Raises:
-        UserError: the checkpoint or the data cannot be read or do not fit, or the folder cannot be written.
+        UserError: the data cannot be read or do not fit, or the folder cannot be written.
     """
-    device = resolve_device(options.device)
-    checkpoint = load_latest(options.checkpoint, report, ["ema"])
     generator = averaged_generator(checkpoint).to(device)
     shots = options.shots or generator.config.shots
     report(f"evaluating {checkpoint.path}")
@@ -94,7 +100,7 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
             repeats=options.repeats,
             downstream=options.downstream,
             seed=options.seed,
-            feature_training=FeatureConfig(steps=options.feature_steps, seed=options.seed),
+            feature_training=FeatureConfig(steps=options.feature_steps or FeatureConfig.steps, seed=options.seed),
         ),
         output=options.output,
         weights=options.weights,
@@ -113,21 +119,11 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
 
 
 def averaged_generator(checkpoint: Checkpoint) -> EqGANGenerator:
-    """The generator of a checkpoint's part "ema", on the CPU in eval mode."""
+    """The generator of a checkpoint's part "ema", on the CPU in eval mode; UserError if it is of another model."""
+    check_model(checkpoint, "eqgan")
     generator = EqGANGenerator(EqGANConfig.from_dict(checkpoint.about["model"]))
     generator.load_state_dict(checkpoint.parts["ema"])
     return generator.eval()
-
-
-def subject(checkpoint: Checkpoint) -> dict[str, str | int]:
-    """What an evaluation is of: the run, by its configuration, the step, and the averaged generator's weights."""
-    about = checkpoint.about
-    configuration = {name: value for name, value in about["options"].items() if name not in CHANGEABLE}
-    run = hashlib.sha256(json.dumps([configuration, about["classes"]], sort_keys=True).encode())
-    total = hashlib.sha256()
-    for name, tensor in sorted(checkpoint.parts["ema"].items()):
-        total.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
-    return {"run": run.hexdigest()[:16], "step": checkpoint.step, "weights": total.hexdigest()[:16]}
 
 
 def data_of(checkpoint: Checkpoint, data: str | None = None, seen_classes: int | None = None) -> Split:

@@ -1,0 +1,225 @@
+// y = act(z), z = x̂·(1 + gamma) + beta, x̂ = (x - mean)/sqrt(var + eps), and its gradients.
+//
+// With dz = grad_y·act'(z) and h = dz·(1 + gamma): grad_beta = dz, grad_gamma = dz·x̂, and where the statistics are
+// those of x, grad_x = (h - mean(h) - x̂·mean(h·x̂))/sqrt(var + eps), else without the two means. z is worked out again
+// from x, gamma and beta: nothing of the image's size is saved.
+//
+// Images that must pass the memory bus: forward x, gamma, beta and y; backward grad_y, x, gamma, beta and the three
+// gradients. So it is where a channel of a group fits into the processor's cache (pixels lie together); where channels
+// lie together forward reads x twice, backward all four.
+#include <cmath>
+
+#include "../convolution/activation.h"
+#include "tile.h"
+
+namespace {
+
+// Mean and squared deviations of a tile of x.
+template <class T>
+void moments(const Problem& p, const Tile<Acc<T>>& tile) {
+  using A = Acc<T>;
+  const T* x = tile.of(static_cast<const T*>(p.x), p.strides);
+  const int64_t pixel = p.strides.pixel;
+  const T* origin = x + tile.begin * pixel;
+  // Summed as differences from the first pixel, then from the mean: a large mean costs no precision.
+  const Vec<A> pivot = tile.planes ? Vec<A>(static_cast<A>(*origin)) : load(origin, tile.channels);
+  Vec<A> sum(A(0)), squares(A(0));
+  tile.each([&](int64_t i, auto n) { sum = sum + first<A>(load(x + i * pixel, n) - pivot, n); });
+  double centre[kLanes<A>];
+  A from[kLanes<A>];
+  pivot.store(from);
+  tile.write(sum, centre);
+  for (int64_t c = 0; c < tile.channels; ++c)
+    centre[c] = from[c] + centre[c] / static_cast<double>(tile.end - tile.begin);
+  const Vec<A> middle = tile.spread(centre);
+  tile.each([&](int64_t i, auto n) {
+    const Vec<A> difference = first<A>(load(x + i * pixel, n) - middle, n);
+    squares = at::vec::fmadd(difference, difference, squares);
+  });
+  std::copy(centre, centre + tile.channels, tile.sums);
+  tile.write(squares, tile.sums + p.channels);
+}
+
+// Mean and variance of a channel of a group.
+template <class T>
+void join_moments(const Problem& p, int64_t group, int64_t channel) {
+  using A = Acc<T>;
+  const auto each = [&](const auto& f) {
+    for (int64_t image = group * p.group_images; image < (group + 1) * p.group_images; ++image)
+      for (int64_t tile = 0; tile < p.tiles; ++tile) {
+        const double* sums = p.sums + (image * p.tiles + tile) * 2 * p.channels + channel;
+        f(static_cast<double>(std::min(p.tile_pixels, p.pixels - tile * p.tile_pixels)), sums[0], sums[p.channels]);
+      }
+  };
+  const double total = static_cast<double>(p.group_images * p.pixels);
+  double mean = 0, deviations = 0;
+  each([&](double count, double centre, double) { mean += count * centre; });
+  mean /= total;
+  each([&](double count, double centre, double squares) {
+    deviations += squares + count * (centre - mean) * (centre - mean);
+  });
+  static_cast<A*>(p.mean)[group * p.channels + channel] = static_cast<A>(mean);
+  static_cast<A*>(p.var)[group * p.channels + channel] = static_cast<A>(deviations / total);
+}
+
+template <class T, bool maps>
+void modulate(const Problem& p, const Tile<Acc<T>>& tile) {
+  using A = Acc<T>;
+  const Modulation<T, maps> modulation(p, tile);
+  const A slope = static_cast<A>(p.negative_slope);
+  T* y = tile.of(static_cast<T*>(p.y), p.strides);
+  tile.each([&](int64_t i, auto n) {
+    const Vec<A> z = at::vec::fmadd(modulation.normalised(i, n), modulation.factor(i, n), modulation.shift(i, n));
+    store(y + i * p.strides.pixel, activate(z, p.activation, slope), n);
+  });
+}
+
+// Calls f(pixel, lanes, x̂, 1 + gamma, dz) for each vector of a tile.
+template <class T, bool maps, class F>
+inline void differentiate(const Problem& p, const Tile<Acc<T>>& tile, const Modulation<T, maps>& modulation,
+                          const F& f) {
+  using A = Acc<T>;
+  const A slope = static_cast<A>(p.negative_slope);
+  const T* grad_y = tile.of(static_cast<const T*>(p.grad_y), p.strides);
+  tile.each([&](int64_t i, auto n) {
+    const Vec<A> normalised = modulation.normalised(i, n), factor = modulation.factor(i, n);
+    const Vec<A> z = at::vec::fmadd(normalised, factor, modulation.shift(i, n));
+    f(i, n, normalised, factor, times_slope(load(grad_y + i * p.strides.pixel, n), z, p.activation, slope));
+  });
+}
+
+// The gradients of maps, that of x by constant statistics, and the sums of h and h·x̂; dz in place of h without maps.
+template <class T, bool maps>
+void gradients(const Problem& p, const Tile<Acc<T>>& tile) {
+  using A = Acc<T>;
+  const Modulation<T, maps> modulation(p, tile);
+  const int64_t pixel = p.strides.pixel;
+  T* grad_x = p.own_statistics ? nullptr : tile.of(static_cast<T*>(p.grad_x), p.strides);
+  T* grad_gamma = maps ? tile.of(static_cast<T*>(p.grad_gamma), p.strides) : nullptr;
+  T* grad_beta = maps ? tile.of(static_cast<T*>(p.grad_beta), p.strides) : nullptr;
+  Vec<A> sum(A(0)), products(A(0));
+  differentiate(p, tile, modulation,
+                [&](int64_t i, auto n, const Vec<A>& normalised, const Vec<A>& factor, const Vec<A>& grad) {
+                  const Vec<A> h = grad * factor;
+                  if (grad_gamma != nullptr) store(grad_gamma + i * pixel, grad * normalised, n);
+                  if (grad_beta != nullptr) store(grad_beta + i * pixel, grad, n);
+                  if (grad_x != nullptr) store(grad_x + i * pixel, h * modulation.scale, n);
+                  sum = sum + (maps ? h : grad);
+                  products = at::vec::fmadd(maps ? h : grad, normalised, products);
+                });
+  tile.write(sum, tile.sums);
+  tile.write(products, tile.sums + p.channels);
+}
+
+// What the gradient of x subtracts, and the gradients of gamma and beta that are no maps.
+template <class T>
+void join_sums(const Problem& p, int64_t group, int64_t channel) {
+  using A = Acc<T>;
+  double totals[2] = {0, 0};
+  for (int64_t image = group * p.group_images; image < (group + 1) * p.group_images; ++image) {
+    const int64_t at = image * p.channels + channel;
+    const double factor = p.maps ? 1 : 1 + static_cast<double>(static_cast<const A*>(p.gamma)[at]);
+    for (int64_t which = 0; which < 2; ++which) {
+      double sum = 0;
+      for (int64_t tile = 0; tile < p.tiles; ++tile)
+        sum += p.sums[((image * p.tiles + tile) * 2 + which) * p.channels + channel];
+      void* grad = p.maps ? nullptr : which == 0 ? p.grad_beta : p.grad_gamma;
+      if (grad != nullptr) static_cast<A*>(grad)[at] = static_cast<A>(sum);
+      totals[which] += factor * sum;
+    }
+  }
+  for (int64_t which = 0; which < 2; ++which)
+    p.means[(group * 2 + which) * p.channels + channel] =
+        totals[which] / static_cast<double>(p.group_images * p.pixels);
+}
+
+// The gradient of x by its own statistics.
+template <class T, bool maps>
+void input_gradient(const Problem& p, const Tile<Acc<T>>& tile) {
+  using A = Acc<T>;
+  const Modulation<T, maps> modulation(p, tile);
+  const double* means = p.means + tile.image / p.group_images * 2 * p.channels + tile.channel;
+  const Vec<A> mean = tile.spread(means), product = tile.spread(means + p.channels);
+  T* grad_x = tile.of(static_cast<T*>(p.grad_x), p.strides);
+  differentiate(
+      p, tile, modulation, [&](int64_t i, auto n, const Vec<A>& normalised, const Vec<A>& factor, const Vec<A>& grad) {
+        store(grad_x + i * p.strides.pixel, (grad * factor - mean - normalised * product) * modulation.scale, n);
+      });
+}
+
+template <class T>
+struct Forward {
+  using A = Acc<T>;
+  static void first(const Problem& p, const Tile<A>& tile) { moments<T>(p, tile); }
+  static void join(const Problem& p, int64_t group, int64_t channel) { join_moments<T>(p, group, channel); }
+  static void last(const Problem& p, const Tile<A>& tile) {
+    (p.maps ? modulate<T, true> : modulate<T, false>)(p, tile);
+  }
+};
+
+template <class T>
+struct Backward {
+  using A = Acc<T>;
+  static void first(const Problem& p, const Tile<A>& tile) {
+    (p.maps ? gradients<T, true> : gradients<T, false>)(p, tile);
+  }
+  static void join(const Problem& p, int64_t group, int64_t channel) { join_sums<T>(p, group, channel); }
+  static void last(const Problem& p, const Tile<A>& tile) {
+    (p.maps ? input_gradient<T, true> : input_gradient<T, false>)(p, tile);
+  }
+};
+
+template <class Steps>
+void channels_items(const Problem& p, int64_t begin, int64_t end) {
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t group = item / p.channels, channel = item % p.channels;
+    const auto tiles = [&](const auto& step) {
+      for (int64_t image = group * p.group_images; image < (group + 1) * p.group_images; ++image)
+        for (int64_t tile = 0; tile < p.tiles; ++tile) step(p, {p, image, tile, channel});
+    };
+    if (p.first) tiles(Steps::first);
+    if (p.join) Steps::join(p, group, channel);
+    if (p.last) tiles(Steps::last);
+  }
+}
+
+template <class A>
+inline void run_tiles(void (*step)(const Problem&, const Tile<A>&), const Problem& p, int64_t begin, int64_t end) {
+  for (int64_t item = begin; item < end; ++item)
+    for (int64_t channel = 0; channel < p.channels; channel += kLanes<A>)
+      step(p, {p, item / p.tiles, item % p.tiles, channel});
+}
+
+template <class Steps>
+void first_items(const Problem& p, int64_t begin, int64_t end) {
+  run_tiles<typename Steps::A>(Steps::first, p, begin, end);
+}
+
+template <class Steps>
+void join_items(const Problem& p, int64_t begin, int64_t end) {
+  for (int64_t item = begin; item < end; ++item) Steps::join(p, item / p.channels, item % p.channels);
+}
+
+template <class Steps>
+void last_items(const Problem& p, int64_t begin, int64_t end) {
+  run_tiles<typename Steps::A>(Steps::last, p, begin, end);
+}
+
+template <class Steps>
+constexpr pyeqgan::cpu::ModulatedNormKernels::Steps steps() {
+  return {channels_items<Steps>, first_items<Steps>, join_items<Steps>, last_items<Steps>};
+}
+
+template <class T>
+constexpr pyeqgan::cpu::ModulatedNormKernels::Typed kernels() {
+  return {steps<Forward<T>>(), steps<Backward<T>>()};
+}
+
+}  // namespace
+
+namespace pyeqgan::cpu {
+
+const ModulatedNormKernels PYEQGAN_TABLE(pyeqgan_modulated_norm) = {kernels<float>(), kernels<double>(),
+                                                                    kernels<c10::BFloat16>(), kernels<c10::Half>()};
+
+}  // namespace pyeqgan::cpu

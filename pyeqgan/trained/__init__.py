@@ -1,0 +1,45 @@
+"""What is done with a trained generator: images, and its evaluation. Which model it is of, its checkpoint tells."""
+
+from __future__ import annotations
+
+from pyeqgan.options import EvaluateOptions, GenerateOptions
+from pyeqgan.telling import Progress, Report
+from pyeqgan.trained import ecgan, eqgan
+from pyeqgan.trained.checkpoint import model_of
+from pyeqgan.training.checkpoint import load_latest
+from pyeqgan.training.device import resolve_device
+
+
+def generate(options: GenerateOptions, report: Report) -> None:
+    """Write images, and a grid of them, to a folder; see the `generate` of the checkpoint's model.
+
+    Args:
+        options: of the command.
+        report: called with a line for each thing worth knowing.
+
+    Raises:
+        UserError: the checkpoint or what is generated from cannot be read, an option is not of its model, or the
+            output folder cannot be written, or holds pictures of an earlier call and `options.force` is not set.
+    """
+    device = resolve_device(options.device)
+    checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
+    model.generate(checkpoint, options, device, report)
+
+
+def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:
+    """Evaluate a generator on data that it was not trained on; see the `evaluate` of the checkpoint's model.
+
+    Args:
+        options: of the command.
+        report: called with a line for each thing worth knowing.
+        progress: told what is being done.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be read or do not fit, an option is not of its model, or the
+            folder cannot be written.
+    """
+    device = resolve_device(options.device)
+    checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
+    model.evaluate(checkpoint, options, device, report, progress)

@@ -1,0 +1,189 @@
+"""EqGAN in training: K-shot episodes of seen classes, and pictures of unseen ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from pyeqgan.data import Episode, EpisodeSampler, ImageClasses, Split, open_data, prefetch, to_tensor, to_uint8
+from pyeqgan.data.classes import EMBEDDED
+from pyeqgan.errors import UserError
+from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
+from pyeqgan.models.eqgan.fusion import FusionPlan
+from pyeqgan.options import EqGANOptions
+from pyeqgan.training.checkpoint import Checkpoint
+from pyeqgan.training.eqgan.losses import LossWeights
+from pyeqgan.training.eqgan.step import discriminator_step, generator_step
+from pyeqgan.training.pictures import Pixels, beside, image_grid
+from pyeqgan.training.system import Player, Turn
+
+BETAS = (0.5, 0.999)  # LoFGAN's
+SAMPLE_CLASSES, SAMPLES = 4, 6
+
+
+class EqGANSystem:
+    """Generator and discriminator of an :class:`~pyeqgan.models.EqGAN`; see `System`.
+
+    Args:
+        options: of the run.
+        split: the data; by default those that the options name.
+
+    Raises:
+        UserError: the data cannot be read, or the networks not be built.
+    """
+
+    sharded = ("discriminator",)
+
+    def __init__(self, options: EqGANOptions, split: Split | None = None) -> None:
+        self._split = split or _open_data(options)
+        data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
+        self.options = dataclasses.replace(options, data=data, seen_classes=len(self._split.seen))
+        self.config = model_config(options, len(self._split.seen))
+        self.players = {
+            "discriminator": Player(("discriminator",), self._discriminator),
+            "generator": Player(("generator",), self._generator),
+        }
+        self._weights = loss_weights(options)
+        self._sampler = EpisodeSampler(
+            self._split.seen,
+            batch_size=options.batch_size,
+            shots=options.shots,
+            seed=options.seed,
+            flip=options.flip,
+        )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The networks' configuration, and the seen classes with their numbers of images."""
+        seen = self._split.seen
+        return {"model": self.config.to_dict(), "classes": list(seen.class_names), "images": counts(seen)}
+
+    def build(self) -> dict[str, nn.Module]:
+        """See `System`."""
+        model = EqGAN(self.config)
+        return {"generator": model.generator, "discriminator": model.discriminator}
+
+    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
+        """See `System`."""
+        options = self.options
+        return Adam(network.parameters(), options.learning_rate, BETAS, weight_decay=options.weight_decay, fused=True)
+
+    def batches(self, start: int, stop: int, rows: slice) -> Generator[Episode, None, None]:
+        """See `System`."""
+        self._sampler.rows = rows
+        return prefetch(self._sampler, start, stop, depth=self.options.prefetch, workers=self.options.workers)
+
+    def draw(self, generator: nn.Module) -> Image.Image | None:
+        """The first images of some unseen classes (of seen ones, where none has enough), and samples beside them."""
+        given, generated = [], []
+        for references in self._references:
+            images = cast(EqGANGenerator, generator).generate(to_tensor(references), SAMPLES, seed=self.options.seed)
+            if not images.isfinite().all():
+                raise UserError("training stopped: generated images are not finite")
+            given.append(list(references))
+            generated.append(list(to_uint8(images)))
+        return beside(image_grid(given), image_grid(generated)) if given else None
+
+    def check_continuation(self, checkpoint: Checkpoint) -> None:
+        """See `System`."""
+        before, now = checkpoint.about, self.about
+        if before["classes"] != now["classes"] or before.get("images", now["images"]) != now["images"]:
+            run, data = self.options.output, self.options.data
+            raise UserError(f"cannot resume {run}: the seen classes of {data} are not what they were")
+
+    def _discriminator(self, networks: Mapping[str, nn.Module], batch: Episode, turn: Turn) -> dict[str, Tensor]:
+        return discriminator_step(
+            networks["generator"],
+            networks["discriminator"],
+            batch.images,
+            batch.labels,
+            weights=self._weights,
+            step=turn.step,
+            processes=turn.processes,
+            plan=_plan(networks, batch, turn),
+            backward=turn.backward,
+            autocast=turn.autocast,
+        )
+
+    def _generator(self, networks: Mapping[str, nn.Module], batch: Episode, turn: Turn) -> dict[str, Tensor]:
+        return generator_step(
+            networks["generator"],
+            networks["discriminator"],
+            batch.images,
+            batch.labels,
+            weights=self._weights,
+            plan=_plan(networks, batch, turn),
+            other_plan=_plan(networks, batch, turn) if self._weights.mode_seeking else None,
+            backward=turn.backward,
+            autocast=turn.autocast,
+        )
+
+    @cached_property
+    def _references(self) -> list[Pixels]:
+        """The first K images of the first unseen classes that have as many, (K,S,S,3) each; of seen ones else."""
+        shots = self.options.shots
+        for classes in (self._split.unseen, self._split.seen):
+            enough = [index for index in range(len(classes)) if classes.count(index) >= shots]
+            if enough:
+                chosen = enough[:SAMPLE_CLASSES]
+                return [np.stack([classes.image(index, image) for image in range(shots)]) for index in chosen]
+        return []
+
+
+def model_config(options: EqGANOptions, num_classes: int) -> EqGANConfig:
+    """The networks that the options describe, for `num_classes` seen classes; UserError if they cannot be built."""
+    try:
+        return EqGANConfig(
+            num_classes=num_classes,
+            image_size=options.image_size,
+            shots=options.shots,
+            width=options.width,
+            fusion=options.fusion,
+            fusion_rate=options.fusion_rate,
+            equalization=options.equalization,
+            detail=options.detail,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def loss_weights(options: EqGANOptions) -> LossWeights:
+    """The losses that the options describe."""
+    return LossWeights(
+        classification=options.classification_weight,
+        penalty=options.penalty,
+        penalty_weight=options.penalty_weight,
+        penalty_every=options.penalty_every,
+        reconstruction=options.reconstruction_weight,
+        consistency=options.consistency_weight,
+        mode_seeking=options.mode_seeking_weight,
+    )
+
+
+def counts(classes: ImageClasses) -> list[int]:
+    """Images of each class: by their names and these a checkpoint knows its data again."""
+    return [classes.count(index) for index in range(len(classes))]
+
+
+def _plan(networks: Mapping[str, nn.Module], batch: Episode, turn: Turn) -> FusionPlan:
+    """The rows of these images in the plan of the whole batch."""
+    generator, images = cast(EqGANGenerator, networks["generator"]), batch.images
+    whole = len(images) * turn.processes
+    return generator.sample_plan(whole, images.shape[1], generator=turn.rng, device=images.device, rows=turn.rows)
+
+
+def _open_data(options: EqGANOptions) -> Split:
+    try:
+        return open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
+    except UserError as error:
+        if not options.resume:
+            raise
+        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
