@@ -28,3 +28,13 @@ def offsets(image, channel, y, x, stride_b, stride_c, stride_h, stride_w):
     """int64 offsets (channels, pixels) into a tensor of any strides."""
     pixel = y.to(tl.int64) * stride_h + x.to(tl.int64) * stride_w
     return image * stride_b + channel.to(tl.int64)[:, None] * stride_c + pixel[None, :]
+
+
+@triton.jit
+def block_of_image(channels, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+    """Image, channels, rows, columns, (channels,pixels) mask and pixel block of this program."""
+    block, rest = split(tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(height, tl.int64) * width, PIXELS))
+    group, image = split(rest, tl.cdiv(channels, CHANNELS))
+    y, x, inside = block_pixels(block, height, width, PIXELS)
+    c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
+    return image, c, y, x, (c < channels)[:, None] & inside[None, :], block

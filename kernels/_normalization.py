@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from pyeqgan.kernels._config import tiled
-from pyeqgan.kernels._image import block_pixels, offsets, split
+from pyeqgan.kernels._image import block_of_image, offsets
 
 SIZE = ("channels", "height", "width")
 
@@ -40,33 +40,50 @@ def derivative(y, slope, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def block_of_image(channels, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """Image, channels, rows, columns, (channels,pixels) mask and pixel block of this program."""
-    block, rest = split(tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(height, tl.int64) * width, PIXELS))
-    group, image = split(rest, tl.cdiv(channels, CHANNELS))
-    y, x, inside = block_pixels(block, height, width, PIXELS)
-    c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
-    return image, c, y, x, (c < channels)[:, None] & inside[None, :], block
-
-
-@triton.jit
 def statistic(values, image, c, channels, per_image):
     """Of some channels, as a column."""
     return tl.load(values + image * per_image * channels + c, c < channels, 0.0)[:, None]
 
 
+@triton.jit
+def store_moments(moments, part, value, inside, c, channels):
+    """Of value (pixels,channels) the number, mean and squared deviations of each channel: moments (parts,3,C)."""
+    real = c < channels
+    number = tl.sum(inside.to(tl.float32), 0)
+    mean = tl.sum(tl.where(inside[:, None], value, 0.0), 0) / number
+    deviation = tl.where(inside[:, None], value - mean[None, :], 0.0)
+    line = moments + part * 3 * channels + c
+    tl.store(line, tl.zeros_like(mean) + number, real)
+    tl.store(line + channels, mean, real)
+    tl.store(line + 2 * channels, tl.sum(deviation * deviation, 0), real)
+
+
 @tiled("normalization", SIZE)
 @triton.jit
 def normalize(
-    x, x_b, x_c, x_h, x_w, mean, scale, shift, per_image, y, y_b, y_c, y_h, y_w, channels, height, width, slope,
+    x, x_b, x_c, x_h, x_w, mean, scale, shift, per_image, y, y_b, y_c, y_h, y_w, sums, channels, height, width, slope,
     ACTIVATION: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Of x, z activated."""
-    image, c, row, column, mask, _ = block_of_image(channels, height, width, CHANNELS, PIXELS)
-    value = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
-    z = (value - statistic(mean, image, c, channels, per_image)) * statistic(scale, image, c, channels, per_image)
-    z += statistic(shift, image, c, channels, 0)
-    tl.store(y + offsets(image, c, row, column, y_b, y_c, y_h, y_w), activate(z, slope, ACTIVATION), mask)
+    """Of x, z activated (without a norm, mean None, x itself), and (unless None) its sums (B,blocks,C) over pixels."""
+    image, c, row, column, mask, block = block_of_image(channels, height, width, CHANNELS, PIXELS)
+    z = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
+    if mean is not None:
+        z -= statistic(mean, image, c, channels, per_image)
+        z = z * statistic(scale, image, c, channels, per_image) + statistic(shift, image, c, channels, 0)
+    z = activate(z, slope, ACTIVATION)
+    tl.store(y + offsets(image, c, row, column, y_b, y_c, y_h, y_w), z, mask)
+    if sums is not None:
+        blocks = tl.cdiv(tl.cast(height, tl.int64) * width, PIXELS)
+        tl.store(sums + (image * blocks + block) * channels + c, tl.sum(tl.where(mask, z, 0.0), 1), c < channels)
+
+
+@triton.jit
+def gradient(grad, grad_b, grad_c, grad_h, grad_w, pooled, image, c, row, column, mask, channels):
+    """Of y: as it comes in, and (unless None) pooled (B,C), what every pixel of a channel receives besides."""
+    g = tl.load(grad + offsets(image, c, row, column, grad_b, grad_c, grad_h, grad_w), mask, 0.0).to(tl.float32)
+    if pooled is not None:
+        g += tl.where(mask, statistic(pooled, image, c, channels, 1), 0.0)
+    return g
 
 
 @triton.jit
@@ -78,13 +95,13 @@ def gradient_of_z(grad, unit, weight, shift, slope, ACTIVATION: tl.constexpr):
 @tiled("normalization", SIZE)
 @triton.jit
 def sum_gradients(
-    grad, grad_b, grad_c, grad_h, grad_w, x, x_b, x_c, x_h, x_w, mean, inverse, weight, shift, per_image, sums,
+    grad, grad_b, grad_c, grad_h, grad_w, pooled, x, x_b, x_c, x_h, x_w, mean, inverse, weight, shift, per_image, sums,
     channels, height, width, slope, ACTIVATION: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Sums (B,blocks,2,C) over blocks of pixels: of the gradient of z, and of it times unit."""
     image, c, row, column, mask, block = block_of_image(channels, height, width, CHANNELS, PIXELS)
     value = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
-    g = tl.load(grad + offsets(image, c, row, column, grad_b, grad_c, grad_h, grad_w), mask, 0.0).to(tl.float32)
+    g = gradient(grad, grad_b, grad_c, grad_h, grad_w, pooled, image, c, row, column, mask, channels)
     unit = (value - statistic(mean, image, c, channels, per_image)) * statistic(inverse, image, c, channels, per_image)
     unit = tl.where(mask, unit, 0.0)
     of_shift, of_weight = statistic(shift, image, c, channels, 0), statistic(weight, image, c, channels, 0)
@@ -98,8 +115,8 @@ def sum_gradients(
 @tiled("normalization", SIZE)
 @triton.jit
 def normalize_backward(
-    grad, grad_b, grad_c, grad_h, grad_w, x, x_b, x_c, x_h, x_w, mean, inverse, weight, shift, mean_grad, mean_product,
-    per_image, out, out_b, out_c, out_h, out_w, channels, height, width, slope,
+    grad, grad_b, grad_c, grad_h, grad_w, pooled, x, x_b, x_c, x_h, x_w, mean, inverse, weight, shift,
+    mean_grad, mean_product, per_image, out, out_b, out_c, out_h, out_w, channels, height, width, slope,
     ACTIVATION: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x: weight/σ · (gradient of z − its mean − unit · the mean of their product).
@@ -108,7 +125,7 @@ def normalize_backward(
     """
     image, c, row, column, mask, _ = block_of_image(channels, height, width, CHANNELS, PIXELS)
     value = tl.load(x + offsets(image, c, row, column, x_b, x_c, x_h, x_w), mask, 0.0).to(tl.float32)
-    g = tl.load(grad + offsets(image, c, row, column, grad_b, grad_c, grad_h, grad_w), mask, 0.0).to(tl.float32)
+    g = gradient(grad, grad_b, grad_c, grad_h, grad_w, pooled, image, c, row, column, mask, channels)
     if mean is None:
         g *= derivative(value, slope, ACTIVATION)
     else:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from pyeqgan.kernels._image import block_pixels, split
-from pyeqgan.kernels._normalization import activate
+from pyeqgan.kernels._normalization import activate, store_moments
 
 
 @triton.jit
@@ -91,13 +91,7 @@ def convolve(
     at = image * y_b + pixel[:, None] + o.to(tl.int64)[None, :] * y_c
     tl.store(y + at, activate(total, slope, ACTIVATION), inside[:, None] & real[None, :])
     if moments is not None:
-        number = tl.sum(inside.to(tl.float32), 0)
-        mean = tl.sum(tl.where(inside[:, None], total, 0.0), 0) / number
-        deviation = tl.where(inside[:, None], total - mean[None, :], 0.0)
-        part = moments + ((image * blocks + block) * 4 + phase) * 3 * out_channels + o
-        tl.store(part, tl.zeros((OUT,), tl.float32) + number, real)
-        tl.store(part + out_channels, mean, real)
-        tl.store(part + 2 * out_channels, tl.sum(deviation * deviation, 0), real)
+        store_moments(moments, (image * blocks + block) * 4 + phase, total, inside, o, out_channels)
 
 
 @triton.jit

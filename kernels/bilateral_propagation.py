@@ -10,8 +10,6 @@ written in place. float32, bfloat16 and float16; all arithmetic in float32; no a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,14 +17,15 @@ from torch import Tensor
 
 from pyeqgan.kernels._config import tiled
 from pyeqgan.kernels._image import block_pixels, offsets, split
+from pyeqgan.kernels._launch import over_image, over_pixels, strided
+from pyeqgan.kernels._products import DTYPES
 from pyeqgan.ops._library import empty_image
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZE = ("channels", "height", "width")
 
 
 @triton.jit
-def _gate(gate, image, channel, channels):
+def gate_column(gate, image, channel, channels):
     """The gate of some channels as a column, 1 where there is none."""
     if gate is None:
         return tl.full((channel.shape[0], 1), 1.0, tl.float32)
@@ -34,7 +33,7 @@ def _gate(gate, image, channel, channels):
 
 
 @triton.jit
-def _filter(source, step, inverse, i, extent, mask, sigma, reach, TRANSPOSED: tl.constexpr):
+def filter_line(source, step, inverse, i, extent, mask, sigma, reach, TRANSPOSED: tl.constexpr):
     """Σ_j A_ij source_j along a line, or with A transposed; ``source`` points at j = 0, mask is (channels, pixels)."""
     total = tl.zeros(mask.shape, tl.float32)
     for d in range(-reach, reach + 1):
@@ -79,7 +78,7 @@ def correlate(
     z = tl.zeros((16, PIXELS), tl.float32)
     for first in range(0, channels, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
-        factor = _gate(gate, image, c, channels)
+        factor = gate_column(gate, image, c, channels)
         here = (c < channels)[:, None] & inside[None, :]
         there = (c < channels)[None, :, None] & linked[:, None, :]
         line = (image * x_b + c.to(tl.int64) * x_c)[None, :, None]
@@ -117,9 +116,9 @@ def filter_rows(
     c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
     mask = (c < channels)[:, None] & inside[None, :]
     line = source + offsets(image, c, y, tl.zeros_like(x), source_b, source_c, source_h, source_w)
-    total = _filter(line, source_w, inverse_x, x, width, mask, sigma, reach, TRANSPOSED)
+    total = filter_line(line, source_w, inverse_x, x, width, mask, sigma, reach, TRANSPOSED)
     if not TRANSPOSED:
-        total *= _gate(gate, image, c, channels)
+        total *= gate_column(gate, image, c, channels)
     tl.store(scratch + offsets(image, c, y, x, channels * pixels, pixels, width, 1), total, mask)
 
 
@@ -137,7 +136,7 @@ def propagate_forward(
     c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
     mask = (c < channels)[:, None] & inside[None, :]
     line = scratch + offsets(image, c, tl.zeros_like(row), column, channels * pixels, pixels, width, 1)
-    spatial = _filter(line, width, inverse_y, row, height, mask, sigma, reach, False)
+    spatial = filter_line(line, width, inverse_y, row, height, mask, sigma, reach, False)
     at = affinity + image * 9 * pixels + row.to(tl.int64) * width + column
     ranged = tl.zeros((CHANNELS, PIXELS), tl.float32)
     for n in tl.static_range(9):
@@ -145,7 +144,7 @@ def propagate_forward(
         linked = inside & (ny >= 0) & (ny < height) & (nx >= 0) & (nx < width)
         value = tl.load(x + offsets(image, c, ny, nx, x_b, x_c, x_h, x_w), mask & linked[None, :], 0.0)
         ranged += tl.load(at + n * pixels, linked, 0.0)[None, :] * value.to(tl.float32)
-    ranged *= _gate(gate, image, c, channels)
+    ranged *= gate_column(gate, image, c, channels)
     target = y + offsets(image, c, row, column, y_b, y_c, y_h, y_w)
     tl.store(target, spatial, mask)
     tl.store(target + tl.cast(channels, tl.int64) * y_c, ranged, mask)
@@ -167,8 +166,8 @@ def propagate_backward(
     c = (group * CHANNELS).to(tl.int32) + tl.arange(0, CHANNELS)
     mask = (c < channels)[:, None] & inside[None, :]
     line = scratch + offsets(image, c, tl.zeros_like(row), column, channels * pixels, pixels, width, 1)
-    dv = _filter(line, width, inverse_y, row, height, mask, sigma, reach, True)
-    factor = _gate(gate, image, c, channels)
+    dv = filter_line(line, width, inverse_y, row, height, mask, sigma, reach, True)
+    factor = gate_column(gate, image, c, channels)
     ranged = grad_y + tl.cast(channels, tl.int64) * grad_c
     own = image * 9 * pixels + row.to(tl.int64) * width + column
     pull = tl.zeros((CHANNELS, PIXELS), tl.float32)
@@ -192,33 +191,51 @@ def propagate_backward(
         tl.store(gate_terms + (image * channels + c) * blocks + block, share, c < channels)
 
 
-def _strided(x: Tensor) -> tuple[Any, ...]:
-    return (x, *x.stride())
-
-
 def _inverse_sums(x: Tensor, extent: int, sigma: float, reach: int) -> Tensor:
     inverse = x.new_empty(extent, dtype=torch.float32)
     inverse_sums[(triton.cdiv(extent, 128),)](inverse, extent, sigma, reach, BLOCK=128)
     return inverse
 
 
-def _prepare(op: str, x: Tensor, sigma: float, radius: int) -> tuple[Tensor, Tensor, int]:
+def _prepare(x: Tensor, sigma: float, radius: int) -> tuple[Tensor, Tensor, int]:
     """The reciprocal row sums of A_H and A_W, and the radius cut to the map."""
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{op} (Triton): x: expected float32, bfloat16 or float16, got {x.dtype}")
     height, width = x.shape[2:]
     reach = min(radius, max(height, width) - 1)
     return _inverse_sums(x, height, sigma, reach), _inverse_sums(x, width, sigma, reach), reach
 
 
-def _grid(x: Tensor, over_channels: bool) -> Any:
+def _check(op: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{op} (Triton): x: expected float32, bfloat16 or float16, got {x.dtype}")
+
+
+def affinity_of(x: Tensor, gate: Tensor | None) -> Tensor:
+    """The softmax weights (B,9,H,W) float32 of the range term."""
     batch, channels, height, width = x.shape
+    affinity = x.new_empty((batch, 9, height, width), dtype=torch.float32)
+    if affinity.numel():
+        no_grad = (None, 0, 0, 0, 0)
+        correlate[over_pixels(x)](*no_grad, *strided(x), gate, affinity, None, channels, height, width)
+    return affinity
 
-    def programs(meta: dict[str, int]) -> tuple[int]:
-        groups = triton.cdiv(channels, meta["CHANNELS"]) if over_channels else 1
-        return (batch * groups * triton.cdiv(height * width, meta["PIXELS"]),)
 
-    return programs
+def filtered_rows(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[Tensor, Tensor, int]:
+    """Of v, v A_Wᵀ (B,C,H,W) float32, and what the columns need: the reciprocal row sums of A_H and the reach."""
+    inverse_y, inverse_x, reach = _prepare(x, sigma, radius)
+    scratch = x.new_empty(x.shape, dtype=torch.float32)
+    filter_rows[over_image(x)](*strided(x), gate, inverse_x, scratch, *x.shape[1:], sigma, reach, TRANSPOSED=False)
+    return scratch, inverse_y, reach
+
+
+def propagate(x: Tensor, gate: Tensor | None, affinity: Tensor, sigma: float, radius: int) -> Tensor:
+    """Y (B,2C,H,W), like x."""
+    y = empty_image(x, 2 * x.shape[1])
+    if affinity.numel() and x.shape[1]:
+        scratch, inverse_y, reach = filtered_rows(x, gate, sigma, radius)
+        propagate_forward[over_image(x)](
+            *strided(x), gate, affinity, inverse_y, scratch, *strided(y), *x.shape[1:], sigma, reach
+        )
+    return y
 
 
 def forward(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[Tensor, Tensor]:
@@ -227,23 +244,11 @@ def forward(x: Tensor, gate: Tensor | None, sigma: float, radius: int) -> tuple[
     Raises:
         TypeError: x is of another dtype than float32, bfloat16, float16.
     """
-    batch, channels, height, width = x.shape
-    y = empty_image(x, 2 * channels)
-    affinity = x.new_empty((batch, 9, height, width), dtype=torch.float32)
-    if affinity.numel() == 0:
-        return y, affinity
+    _check("bilateral_propagation", x)
     gate = None if gate is None else gate.contiguous()
-    size = (channels, height, width)
     with torch.cuda.device_of(x):
-        inverse_y, inverse_x, reach = _prepare("bilateral_propagation", x, sigma, radius)
-        scratch = x.new_empty(x.shape, dtype=torch.float32)
-        no_grad = (None, 0, 0, 0, 0)
-        correlate[_grid(x, False)](*no_grad, *_strided(x), gate, affinity, None, *size)
-        filter_rows[_grid(x, True)](*_strided(x), gate, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=False)
-        propagate_forward[_grid(x, True)](
-            *_strided(x), gate, affinity, inverse_y, scratch, *_strided(y), *size, sigma, reach
-        )
-    return y, affinity
+        affinity = affinity_of(x, gate)
+        return propagate(x, gate, affinity, sigma, radius), affinity
 
 
 def backward(
@@ -261,6 +266,7 @@ def backward(
     Raises:
         TypeError: x is of another dtype than float32, bfloat16, float16.
     """
+    _check("bilateral_propagation_backward", x)
     batch, channels, height, width = x.shape
     grad_x = empty_image(x, channels) if need_x else x.new_empty(0)
     grad_gate = x.new_zeros((batch, channels) if need_gate else (0,))
@@ -269,16 +275,16 @@ def backward(
     gate, affinity = None if gate is None else gate.contiguous(), affinity.contiguous()
     size = (channels, height, width)
     with torch.cuda.device_of(x):
-        inverse_y, inverse_x, reach = _prepare("bilateral_propagation_backward", x, sigma, radius)
+        inverse_y, inverse_x, reach = _prepare(x, sigma, radius)
         slope = torch.empty_like(affinity)
         scratch = x.new_empty(x.shape, dtype=torch.float32)
-        correlate[_grid(x, False)](*_strided(grad_y), *_strided(x), gate, affinity, slope, *size)
-        filter_rows[_grid(x, True)](*_strided(grad_y), None, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=True)
+        correlate[over_pixels(x)](*strided(grad_y), *strided(x), gate, affinity, slope, *size)
+        filter_rows[over_image(x)](*strided(grad_y), None, inverse_x, scratch, *size, sigma, reach, TRANSPOSED=True)
         most = triton.cdiv(height * width, min(c.kwargs["PIXELS"] for c in propagate_backward.configs))
         terms = x.new_empty(batch * channels * most, dtype=torch.float32) if need_gate else None
-        propagate_backward[_grid(x, True)](
-            *_strided(grad_y), *_strided(x), gate, affinity, slope, inverse_y, scratch,
-            *(_strided(grad_x) if need_x else (None, 0, 0, 0, 0)), terms,
+        propagate_backward[over_image(x)](
+            *strided(grad_y), *strided(x), gate, affinity, slope, inverse_y, scratch,
+            *(strided(grad_x) if need_x else (None, 0, 0, 0, 0)), terms,
             *size, sigma, reach,
         )  # fmt: skip
     if terms is not None:

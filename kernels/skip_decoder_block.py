@@ -14,8 +14,9 @@ import torch
 import triton
 from torch import Tensor
 
-from pyeqgan.kernels import _normalization as norms
 from pyeqgan.kernels import _upsampled_convolution as convolution
+from pyeqgan.kernels._launch import blocks, strided
+from pyeqgan.kernels._norm import Norm, statistics
 from pyeqgan.kernels._products import arithmetic, family
 from pyeqgan.ops._library import empty_image
 
@@ -58,21 +59,6 @@ def _sources(x: Tensor, skip: Tensor | None, weight: Tensor) -> list[_Source]:
     return sources
 
 
-def _strided(image: Tensor | None) -> tuple[Any, ...]:
-    return (None, 0, 0, 0, 0) if image is None else (image, *image.stride())
-
-
-def _blocks(x: Tensor, pixels: int) -> int:
-    return -(x.shape[2] * x.shape[3] // -pixels)
-
-
-def _over_image(x: Tensor) -> Any:
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (x.shape[0] * triton.cdiv(x.shape[1], meta["CHANNELS"]) * _blocks(x, meta["PIXELS"]),)
-
-    return grid
-
-
 def forward(
     x: Tensor,
     skip: Tensor | None,
@@ -104,23 +90,23 @@ def forward(
         if norm is None:
             return y, pre, nothing, nothing.clone()
         parts = nothing.new_zeros((batch, 1, 3, features)) if own else None
-        return y, pre, *_statistics(norm, running_mean, running_var, parts)
+        return y, pre, *statistics(norm, running_mean, running_var, parts)
     kernel = FORWARD[products]
     with torch.cuda.device_of(x):
         smallest = min(c.kwargs["PIXELS"] for c in kernel.configs)
-        moments = nothing.new_empty(batch * _blocks(x, smallest) * 4 * 3 * features) if own else None
+        moments = nothing.new_empty(batch * blocks(x, smallest) * 4 * 3 * features) if own else None
         sources = _sources(x, skip, weight)
         read: list[Any] = []
         for source in sources:
-            read += [*_strided(source.image), source.packed, source.image.shape[1]]
+            read += [*strided(source.image), source.packed, source.image.shape[1]]
         if skip is None:
-            read += [*_strided(None), None, 0]
+            read += [*strided(None), None, 0]
 
         def grid(meta: dict[str, int]) -> tuple[int, int, int]:
-            return batch * _blocks(x, meta["PIXELS"]), triton.cdiv(features, meta["OUT"]), 4
+            return batch * blocks(x, meta["PIXELS"]), triton.cdiv(features, meta["OUT"]), 4
 
         kernel[grid](
-            *read, None if bias is None else bias.contiguous(), *_strided(y if norm is None else pre), moments,
+            *read, None if bias is None else bias.contiguous(), *strided(y if norm is None else pre), moments,
             features, height, width, negative_slope,
             FINE=sources[-1].fine, ACTIVATION=activation if norm is None else None, PRECISION=precision,
         )  # fmt: skip
@@ -128,36 +114,11 @@ def forward(
             return y, pre, nothing, nothing.clone()
         parts = None
         if moments is not None:
-            used = _blocks(x, kernel.best_config.kwargs["PIXELS"]) * 4
+            used = blocks(x, kernel.best_config.kwargs["PIXELS"]) * 4
             parts = moments[: batch * used * 3 * features].view(batch, used, 3, features)
-        mean, var = _statistics(norm, running_mean, running_var, parts)
-        scale = torch.rsqrt(var + eps) * _affine(norm_weight, mean, 1.0)
-        norms.normalize[_over_image(y)](
-            *_strided(pre), mean, scale, _affine(norm_bias, mean, 0.0), int(norm == "instance"), *_strided(y),
-            features, *y.shape[2:], negative_slope, ACTIVATION=activation,
-        )  # fmt: skip
+        mean, var = statistics(norm, running_mean, running_var, parts)
+        Norm(norm, norm_weight, norm_bias, mean, var, own, eps, activation, negative_slope).apply(pre, y)
     return y, pre, mean, var
-
-
-def _affine(parameter: Tensor | None, like: Tensor, otherwise: float) -> Tensor:
-    """A parameter of the norm in float32, (C)."""
-    return like.new_full(like.shape[-1:], otherwise) if parameter is None else parameter.float().contiguous()
-
-
-def _statistics(
-    norm: str | None, running_mean: Tensor | None, running_var: Tensor | None, parts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance in float32: those given, or merged from the moments (B,parts,3,C) of parts of the images."""
-    if parts is None:
-        assert running_mean is not None and running_var is not None
-        return running_mean.float().clone(), running_var.float().clone()
-    if norm == "batch":
-        parts = parts.flatten(0, 1)[None]
-    number, means, squares = parts.unbind(2)
-    total = number.sum(1)
-    mean = (number * means).sum(1) / total
-    var = (squares + number * (means - mean[:, None]).square()).sum(1) / total
-    return (mean[0], var[0]) if norm == "batch" else (mean, var)
 
 
 def backward(
@@ -193,9 +154,8 @@ def backward(
     empty = x.new_empty(0)
     grads: list[Tensor] = [empty] * 6
     with torch.cuda.device_of(x):
-        grad, of_weight, of_bias = _before_norm(
-            grad_y, norm, norm_weight, norm_bias, saved, mean, var, own, eps, activation, negative_slope
-        )
+        applied = Norm(norm, norm_weight, norm_bias, mean, var, own, eps, activation, negative_slope)
+        grad, of_weight, of_bias = applied.gradients(grad_y, saved)
         sources = _sources(x, skip, weight)
         for i, (source, needed) in enumerate(zip(sources, (need_x, need_skip), strict=False)):
             if needed:
@@ -212,49 +172,6 @@ def backward(
     return tuple(grads)
 
 
-def _before_norm(
-    grad_y: Tensor,
-    norm: str | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    saved: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    own: bool,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of the convolution's result, like saved, and those of the norm's parameters, (C) float32."""
-    grad = torch.empty_like(saved)
-    batch, features = saved.shape[:2]
-    size = (features, *saved.shape[2:], negative_slope)
-    if saved.numel() == 0:
-        return grad, mean.new_zeros(features), mean.new_zeros(features)
-    if norm is None:
-        norms.normalize_backward[_over_image(saved)](
-            *_strided(grad_y), *_strided(saved), *(None,) * 6, 0, *_strided(grad), *size, ACTIVATION=activation
-        )
-        return grad, mean, mean
-    per_image = int(norm == "instance")
-    given = (mean, torch.rsqrt(var + eps), _affine(norm_weight, mean, 1.0), _affine(norm_bias, mean, 0.0))
-    smallest = min(c.kwargs["PIXELS"] for c in norms.sum_gradients.configs)
-    sums = mean.new_empty(batch * _blocks(saved, smallest) * 2 * features)
-    norms.sum_gradients[_over_image(saved)](
-        *_strided(grad_y), *_strided(saved), *given, per_image, sums, *size, ACTIVATION=activation
-    )
-    used = _blocks(saved, norms.sum_gradients.best_config.kwargs["PIXELS"])
-    of_images = sums[: batch * used * 2 * features].view(batch, used, 2, features).sum(1)
-    total = of_images.sum(0)
-    means = (of_images if per_image else total[None]) / (saved.numel() // features // (batch if per_image else 1))
-    mean_grad, mean_product = (means if own else torch.zeros_like(means)).transpose(0, 1).contiguous()
-    norms.normalize_backward[_over_image(saved)](
-        *_strided(grad_y), *_strided(saved), *given, mean_grad, mean_product, per_image,
-        *_strided(grad), *size, ACTIVATION=activation,
-    )  # fmt: skip
-    return grad, total[1], total[0]
-
-
 def _input_gradient(grad: Tensor, source: _Source, products: str, precision: str) -> Tensor:
     image = source.image
     result = empty_image(image, image.shape[1])
@@ -262,10 +179,10 @@ def _input_gradient(grad: Tensor, source: _Source, products: str, precision: str
         return result
 
     def grid(meta: dict[str, int]) -> tuple[int, int]:
-        return image.shape[0] * _blocks(image, meta["PIXELS"]), triton.cdiv(image.shape[1], meta["OUT"])
+        return image.shape[0] * blocks(image, meta["PIXELS"]), triton.cdiv(image.shape[1], meta["OUT"])
 
     INPUT[products][grid](
-        *_strided(grad), source.packed, *_strided(result), image.shape[1], grad.shape[1], *image.shape[2:],
+        *strided(grad), source.packed, *strided(result), image.shape[1], grad.shape[1], *image.shape[2:],
         FINE=source.fine, PRECISION=precision,
     )  # fmt: skip
     return result
@@ -278,7 +195,7 @@ def _weight_gradient(grad: Tensor, source: _Source, x: Tensor, products: str, pr
     if image.numel() == 0:
         return torch.zeros_like(source.weight)
     tile = {k: min(c.kwargs[k] for c in kernel.configs) for k in ("PIXELS", "ROWS", "OUT")}
-    items = len(x) * _blocks(x, tile["PIXELS"])
+    items = len(x) * blocks(x, tile["PIXELS"])
     programs = triton.cdiv(channels, tile["ROWS"]) * triton.cdiv(features, tile["OUT"]) * 4 * taps
     span = triton.cdiv(items, max(PROGRAMS // programs, 1))
     segments = triton.cdiv(items, span)
@@ -288,7 +205,7 @@ def _weight_gradient(grad: Tensor, source: _Source, x: Tensor, products: str, pr
         return triton.cdiv(channels, meta["ROWS"]) * triton.cdiv(features, meta["OUT"]), 4 * taps, segments
 
     kernel[grid](
-        *_strided(grad), *_strided(image), sums, channels, features, *x.shape[:1], *x.shape[2:], span,
+        *strided(grad), *strided(image), sums, channels, features, *x.shape[:1], *x.shape[2:], span,
         FINE=source.fine, PRECISION=precision,
     )  # fmt: skip
     packed = sums.sum((0, 1), keepdim=True)[0] if source.fine else sums.sum(0)

@@ -149,7 +149,7 @@ def _gpu_kernels(backend: str, name: str) -> dict[str, Callable[..., Any]] | Non
         module = importlib.import_module(f"pyeqgan.kernels.{name}")
     except ImportError:
         return None
-    return dict(zip(names, (module.forward, module.backward), strict=False))
+    return {n: module.backward if n.endswith("_backward") else module.forward for n in names}
 
 
 def _with_gpu_kernels() -> list[str]:

@@ -119,11 +119,11 @@ def _backward_oracle(
     if need_base:
         grad_base = grad_base.contiguous(memory_format=library.memory_format_of(base))
     if need_references:
-        grad_references = _empty_references(base, references).copy_(grad_references)
+        grad_references = empty_references(base, references).copy_(grad_references)
     return grad_base, grad_references, grad_weights.contiguous()
 
 
-def _empty_references(base: Tensor, references: Tensor) -> Tensor:
+def empty_references(base: Tensor, references: Tensor) -> Tensor:
     """An uninitialised tensor of the references' shape, each image in the memory format of base."""
     batch, count, channels, height, width = references.shape
     if library.memory_format_of(base) != torch.channels_last:
@@ -145,7 +145,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         library.empty_image(base, base.shape[1]) if need_base else base.new_empty(0),
-        _empty_references(base, references) if need_references else base.new_empty(0),
+        empty_references(base, references) if need_references else base.new_empty(0),
         base.new_empty(weights.shape if need_weights else 0),
     )
 

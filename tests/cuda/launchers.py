@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyeqgan.ops._library import empty_image, memory_format_of
-from pyeqgan.ops.lifted_fusion import _empty_references
+from pyeqgan.ops.lifted_fusion import empty_references
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -121,7 +121,7 @@ class Fusion:
         about = self.describe(base, references, weights, positions, matches, *grid)
         bytes_ = self.library.pyeqgan_lifted_fusion_workspace(ctypes.byref(about))
         workspace = torch.full((-(-bytes_ // 8),), torch.nan, dtype=torch.float64)
-        grads = [empty_image(base, base.shape[1]), _empty_references(base, references), torch.empty_like(weights)]
+        grads = [empty_image(base, base.shape[1]), empty_references(base, references), torch.empty_like(weights)]
         wanted = [g.fill_(torch.nan) if need else None for g, need in zip(grads, needs, strict=True)]
         grad_base, grad_references, grad_weights = wanted
         self.result = self.library.pyeqgan_lifted_fusion_backward(

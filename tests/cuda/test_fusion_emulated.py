@@ -9,7 +9,7 @@ from sampling import LAYOUTS, leaf, random_image, seed_everything
 from torch import Tensor
 
 from pyeqgan import reference
-from pyeqgan.ops.lifted_fusion import _empty_references
+from pyeqgan.ops.lifted_fusion import empty_references
 
 # (B,R,C,rows,columns), M and the scale of the lifted map: all positions, none, one pixel, no image, no reference, no
 # channel, off 32 positions, 128 pixels and 16 channels by one, several tiles of each, more columns than a segment.
@@ -196,4 +196,4 @@ def test_offsets_beyond_two_to_the_31(fusion, axis, tmp_path):
 
 def test_gradients_of_references_have_the_layout_of_the_base(fusion):
     base, references, *_ = problem((2, 3, 4, 5, 6), 3, torch.float32, "channels_last")
-    assert _empty_references(base, references).stride() == references.stride()
+    assert empty_references(base, references).stride() == references.stride()

@@ -20,7 +20,7 @@ STATISTICS = ("mean", "scale", "inverse", "mean_grad", "mean_product")
 PARAMETERS = ("x_weight", "skip_weight", "bias")
 TYPES = {
     **dict.fromkeys(("x", "skip", "y", "grad", "source", "out", *PARAMETERS), "*"),
-    **dict.fromkeys(("moments", "sums", "shift", *STATISTICS), "*fp32"),
+    **dict.fromkeys(("moments", "sums", "pooled", "shift", *STATISTICS), "*fp32"),
     **dict.fromkeys(("channels", "x_channels", "skip_channels", "out_channels", "batch", "height", "width"), "i32"),
     **dict.fromkeys(("per_image", "span"), "i32"),
     "slope": "fp32",

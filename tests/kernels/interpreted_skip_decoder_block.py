@@ -17,6 +17,7 @@ from sampling import LAYOUTS, leaf, random_image, seed_everything
 from pyeqgan import backends
 from pyeqgan.functional import skip_decoder_block
 from pyeqgan.kernels import skip_decoder_block as kernels
+from pyeqgan.kernels._norm import Norm
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
 NORMS = {
@@ -163,7 +164,7 @@ def test_strides_beyond_two_to_the_31(axes, tmp_path, monkeypatch):
     def everything(x, grad_y):
         source, none = kernels._Source(x, False, weight), (None,) * 6
         y, *_ = kernels.forward(x, None, weight, *none, False, 1e-5, "relu", 0.2)
-        grad, *_ = kernels._before_norm(grad_y, *none[:3], y, y, y, False, 1e-5, "relu", 0.2)
+        grad, *_ = Norm(*none[:3], y, y, False, 1e-5, "relu", 0.2).gradients(grad_y, y)
         grad_x = kernels._input_gradient(grad_y, source, "half", "ieee")
         return y, grad, grad_x, kernels._weight_gradient(grad_y, source, x, "half", "ieee")
 

@@ -17,6 +17,7 @@ SHARED_LIMIT = 232448  # bytes a block may use on sm_90
 # Registers a thread, with the Triton they were counted with; another one may allocate otherwise.
 COUNTED_WITH = "3.6."
 REGISTERS = {
+    "activated_conv2d": {"convolve": 128, "input_gradient": 224, "weight_gradient": 232},
     "bilateral_propagation": {
         "correlate": 224,
         "filter_rows": 96,
@@ -31,6 +32,9 @@ REGISTERS = {
         "sum_positives": 176,
         "sum_gradients": 255,
     },
+    "equalization_consistency_loss": {"sum_distances": 64, "distance_gradients": 96},
+    "equalization_fusion": {"fuse": 160, "propagate_and_mix": 248},
+    "fusion": {"match": 255, "blend": 96, "blend_backward": 80, "reference_gradient": 128},
     "skip_decoder_block": {
         "convolve": 168,
         "input_gradient": 224,
