@@ -69,8 +69,9 @@ def skip_decoder_block(
 
 
 def modulated_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """The published chain, with product and sum in one operation."""
-    return F.leaky_relu(torch.addcmul(beta, F.instance_norm(x), 1 + gamma), 0.2)
+    """The published chain by torch's faster instance norm, a group norm of as many groups, in place at its end."""
+    normalized = F.group_norm(x, x.shape[1])
+    return F.leaky_relu_((normalized * (1 + gamma)).add_(beta), 0.2)
 
 
 def activated_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class ModulatedNorm {
     p.own_statistics = p.per_image || (norm == "batch" && training);
     p.group_images = p.own_statistics && !p.per_image ? p.batch : 1;
     p.groups = p.group_images == p.batch ? 1 : p.batch;
-    p.tile_pixels = p.channels_last ? std::max<int64_t>(4 * kTile / std::max<int64_t>(p.channels, 1), 16) : kTile;
+    p.tile_pixels = p.channels_last ? std::clamp<int64_t>(kTile / std::max<int64_t>(p.channels, 1), 16, 256) : 4096;
     p.tiles = divide_up(p.pixels, p.tile_pixels);
     p.maps = gamma.dim() == 4;
     p.x = x_.const_data_ptr();
@@ -69,9 +69,9 @@ class ModulatedNorm {
   }
 
  private:
-  // Pixels of a tile: few enough to stay in the first level cache and to be summed in the accumulation dtype. Of tiles
-  // of all channels fewer, that an image may have many.
-  static constexpr int64_t kTile = 4096;
+  // Numbers of a tile of all channels: what a second level cache holds of seven images. Pixels are few enough, too, to
+  // be summed one after another in the accumulation dtype.
+  static constexpr int64_t kTile = 16384;
 
   void parallel(cpu::ModulatedNormKernels::Run kernel, int64_t items) const {
     torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { kernel(problem, begin, end); });

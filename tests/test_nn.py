@@ -10,7 +10,7 @@ from sampling import seed_everything
 from torch import nn
 
 from pyeqgan import functional
-from pyeqgan.nn import ActivatedConv2d, EqualizationFusion, SkipDecoderBlock
+from pyeqgan.nn import ActivatedConv2d, EqualizationFusion, ModulatedNorm, SkipDecoderBlock
 from pyeqgan.training.batch_norm import synchronize_batch_norm
 
 
@@ -101,6 +101,39 @@ def test_skip_decoder_block_takes_the_norm_of_several_processes(activation, tmp_
         torch.testing.assert_close(synchronized.state_dict()[name], tensor, msg=name)
     torchs.load_state_dict(module.state_dict())
     torch.testing.assert_close(torchs.eval()(x, skip), module.eval()(x, skip))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", None])
+def test_modulated_norm_is_the_chain_it_replaces(norm):
+    seed_everything()
+    module = ModulatedNorm(5, norm=norm)
+    norms = {"batch": nn.BatchNorm2d(5, affine=False), "instance": nn.InstanceNorm2d(5), None: nn.Identity()}
+    assert module.state_dict().keys() == {f"norm.{name}" for name in norms[norm].state_dict()}
+    assert not list(module.parameters())
+    for training in (True, False):
+        module.train(training)
+        x, gamma, beta = torch.randn(3, 2, 5, 4, 6)
+        expected = nn.functional.leaky_relu(norms[norm].train(training)(x) * (1 + gamma) + beta, 0.2)
+        torch.testing.assert_close(module(x, gamma, beta), expected)
+    for (name, ours), theirs in zip(module.norm.named_buffers(), norms[norm].buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+    assert f"5, norm={norm!r}, activation='leaky_relu'" in repr(module)
+
+
+def test_modulated_norm_takes_the_norm_of_several_processes(tmp_path):
+    seed_everything()
+    module = ModulatedNorm(3, norm="batch", activation="tanh").double()
+    synchronized = copy.deepcopy(module)
+    synchronize_batch_norm(synchronized)
+    assert synchronized.state_dict().keys() == module.state_dict().keys()
+    x, gamma, beta = torch.randn(3, 2, 3, 4, 5, dtype=torch.float64)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        torch.testing.assert_close(synchronized(x, gamma, beta), module(x, gamma, beta))
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(synchronized.state_dict()[name], tensor, msg=name)
 
 
 def test_equalization_fusion_refuses_the_norm_of_several_processes():

@@ -22,25 +22,30 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         assert mean is not None and variance is not None
         if self.training:
             mean, variance = self._statistics(input)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = self.weight * scale
+        shift = -mean * scale
+        if self.affine:
+            shift = self.bias + shift
         return torch.addcmul(shift[:, None, None], input, scale[:, None, None]).to(input.dtype)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        own_variance, own_mean = torch.var_mean(x.to(self.weight.dtype), (0, 2, 3), correction=0)
+        assert self.running_mean is not None and self.running_var is not None
+        kept = self.running_mean.dtype
+        own_variance, own_mean = torch.var_mean(x.to(kept), (0, 2, 3), correction=0)
         own_mean, own_variance = own_mean.double(), own_variance.double()
         processes = dist.get_world_size()
         mean, square = _Sum.apply(torch.stack([own_mean, own_variance + own_mean.square()])) / processes  # type: ignore[no-untyped-call]
         variance = square - mean.square()
         with torch.no_grad():
             values = x.numel() // x.shape[1] * processes
-            assert self.running_mean is not None and self.running_var is not None
             assert self.num_batches_tracked is not None and self.momentum is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             unbiased = variance * (values / max(values - 1, 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        return mean.to(self.weight.dtype), variance.to(self.weight.dtype)
+        return mean.to(kept), variance.to(kept)
 
 
 def synchronize_batch_norm(module: nn.Module) -> None:
@@ -48,7 +53,7 @@ def synchronize_batch_norm(module: nn.Module) -> None:
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                synchronized = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+                synchronized = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
                 for key, tensor in (*child.named_parameters(), *child.named_buffers()):
                     setattr(synchronized, key, tensor)
                 setattr(parent, name, synchronized)

@@ -260,17 +260,34 @@ def test_result_does_not_depend_on_the_number_of_threads(norm, layout):
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_a_value_goes_no_further_than_the_maths(layout, value, backend):
-    """Of x over the pixels that it is normalised with; of gamma over its pixel, backward over those of x."""
+def test_nan_goes_no_further_than_the_maths(layout, backend):
+    """Of x over the pixels that it is normalised with; of gamma and beta over their pixel, backward over those of x."""
     seed_everything()
     for norm, where in itertools.product(("none", "instance", "batch"), range(3)):
         tensors, options = arguments((2, 3, 9, 8), torch.float32, norm=norm, layout=layout)
-        tensors[where][1, 1, 4, 3] = value
+        tensors[where][1, 1, 4, 3] = math.nan
         ours, expected = run(modulated_norm, tensors, options), run(plain, tensors, options)
         for a, b in zip(ours, expected, strict=True):
-            torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-4, atol=1e-4)
+            assert torch.equal(a.isnan(), b.isnan())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_extreme_values(layout, backend):
+    """Infinite and denormal numbers."""
+    values = torch.tensor([math.inf, -math.inf, 1e30, 1e-42, 0.0, -1.0]).expand(1, 2, 4, 6)
+    values = values.contiguous(memory_format=getattr(torch, layout.replace("contiguous", "contiguous_format")))
+    for x, gamma in ((torch.ones_like(values), values), (values, torch.ones_like(values))):
+        y = modulated_norm(x, gamma, gamma, norm=None)
+        torch.testing.assert_close(y, plain(x, gamma, gamma, norm=None), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float64], ids=str)
+def test_a_constant_map_normalises_to_zero(dtype):
+    """Though sums of many equal numbers are rounded: means are found in float64."""
+    for layout, value in itertools.product((torch.contiguous_format, torch.channels_last), (0.1, -3e4)):
+        x = torch.full((1, 2, 70, 70), value, dtype=dtype).contiguous(memory_format=layout)
+        assert not modulated_norm(x, x, 0 * x).any()
 
 
 def test_compiles_without_a_graph_break():

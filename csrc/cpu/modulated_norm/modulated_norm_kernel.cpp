@@ -7,37 +7,37 @@
 // Images that must pass the memory bus: forward x, gamma, beta and y; backward grad_y, x, gamma, beta and the three
 // gradients. So it is where a channel of a group fits into the processor's cache (pixels lie together); where channels
 // lie together forward reads x twice, backward all four.
-#include <cmath>
-
 #include "../convolution/activation.h"
 #include "tile.h"
 
 namespace {
 
-// Mean and squared deviations of a tile of x.
+// Mean and squared deviations of a tile of x: those from a mean that is rounded, which tell what it lacks (the
+// corrected two-pass algorithm, Chan et al. 1983). Neither a large mean nor single far values cost precision.
 template <class T>
 void moments(const Problem& p, const Tile<Acc<T>>& tile) {
   using A = Acc<T>;
   const T* x = tile.of(static_cast<const T*>(p.x), p.strides);
   const int64_t pixel = p.strides.pixel;
-  const T* origin = x + tile.begin * pixel;
-  // Summed as differences from the first pixel, then from the mean: a large mean costs no precision.
-  const Vec<A> pivot = tile.planes ? Vec<A>(static_cast<A>(*origin)) : load(origin, tile.channels);
+  const double count = static_cast<double>(tile.end - tile.begin);
+  double rounded[kLanes<A>], lacking[kLanes<A>], squared[kLanes<A>];
   Vec<A> sum(A(0)), squares(A(0));
-  tile.each([&](int64_t i, auto n) { sum = sum + first<A>(load(x + i * pixel, n) - pivot, n); });
-  double centre[kLanes<A>];
-  A from[kLanes<A>];
-  pivot.store(from);
-  tile.write(sum, centre);
-  for (int64_t c = 0; c < tile.channels; ++c)
-    centre[c] = from[c] + centre[c] / static_cast<double>(tile.end - tile.begin);
-  const Vec<A> middle = tile.spread(centre);
+  tile.each([&](int64_t i, auto n) { sum = sum + load(x + i * pixel, n); });
+  tile.write(sum, rounded);
+  for (int64_t c = 0; c < tile.channels; ++c) rounded[c] = static_cast<A>(rounded[c] / count);
+  const Vec<A> middle = tile.spread(rounded);
+  sum = Vec<A>(A(0));
   tile.each([&](int64_t i, auto n) {
     const Vec<A> difference = first<A>(load(x + i * pixel, n) - middle, n);
+    sum = sum + difference;
     squares = at::vec::fmadd(difference, difference, squares);
   });
-  std::copy(centre, centre + tile.channels, tile.sums);
-  tile.write(squares, tile.sums + p.channels);
+  tile.write(sum, lacking);
+  tile.write(squares, squared);
+  for (int64_t c = 0; c < tile.channels; ++c) {
+    tile.sums[c] = rounded[c] + lacking[c] / count;
+    tile.sums[c + p.channels] = std::max(0.0, squared[c] - lacking[c] * lacking[c] / count);
+  }
 }
 
 // Mean and variance of a channel of a group.
