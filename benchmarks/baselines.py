@@ -79,6 +79,47 @@ def activated_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(F.pad(F.leaky_relu(x, 0.2), (1, 1, 1, 1), mode="reflect"), weight, bias)
 
 
+def layout_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int) -> Tensor:
+    """The published form: a convolution of the one-hot layout."""
+    x = weight.new_zeros(labels.shape[0], weight.shape[1], *labels.shape[1:]).scatter_(1, labels[:, None], 1)
+    return F.leaky_relu(F.conv2d(x, weight, bias, stride, 1), 0.2)
+
+
+def layout_embedding_bag(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int) -> Tensor:
+    """The same as sums of rows of an embedding: one for each class and tap, and for each tap one of zeros."""
+    channels, classes, *kernel = weight.shape
+    taps = kernel[0] * kernel[1]
+    table = F.pad(weight.permute(2, 3, 1, 0).reshape(taps, classes, channels), (0, 0, 0, 1)).flatten(0, 1)
+    windows = F.pad(labels, (1, 1, 1, 1), value=classes).unfold(1, kernel[0], stride).unfold(2, kernel[1], stride)
+    rows = windows.reshape(-1, taps) + torch.arange(taps) * (classes + 1)
+    y: Tensor = F.embedding_bag(rows, table, mode="sum") + bias
+    return F.leaky_relu(y.view(*windows.shape[:3], channels).permute(0, 3, 1, 2), 0.2)
+
+
+def similarity_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """All pairs of pixels at once."""
+    p = probabilities.flatten(2)
+    return _agreement(p, p, labels.flatten(1), labels.flatten(1)).mean()
+
+
+def similarity_loss_in_chunks(probabilities: Tensor, labels: Tensor, *, rows: int = 512) -> Tensor:
+    """``rows`` rows of the pairs at a time, each computed again for its backward."""
+    p, flat = probabilities.flatten(2), labels.flatten(1)
+
+    def chunk(some: Tensor, of_some: Tensor, p: Tensor) -> Tensor:
+        return _agreement(some, p, of_some, flat).sum()
+
+    parts = zip(p.split(rows, 2), flat.split(rows, 1), strict=True)
+    total: Tensor = sum(checkpoint(chunk, some, of_some, p, use_reentrant=False) for some, of_some in parts)
+    return total / (flat.shape[0] * flat.shape[1] ** 2)
+
+
+def _agreement(p: Tensor, q: Tensor, of_p: Tensor, of_q: Tensor) -> Tensor:
+    """The cross entropy of pairs; the clamp of x bounds 1 − x alike."""
+    x = p.transpose(1, 2) @ q
+    return -torch.where(of_p[:, :, None] == of_q[:, None], x, 1 - x).clamp(1e-6, 1 - 1e-6).log()
+
+
 def contrastive_loss(
     queries: Tensor, query_labels: Tensor, keys: Tensor | None = None, key_labels: Tensor | None = None
 ) -> Tensor:

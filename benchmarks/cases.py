@@ -20,7 +20,8 @@ class Case:
     ``make(layout)`` returns the differentiable tensors; ``ours`` and ``eager`` map them to a tensor whose gradients
     are taken. ``flops`` are those of the direct form's products in one forward and backward pass, each product
     counted once (a kernel that needs fewer, as Winograd's, may exceed the machine's rate); 0 where there are none.
-    ``compiled``: whether the eager form is one that torch.compile takes.
+    ``compiled``: whether the eager form is one that torch.compile takes; ``twice``: whether it has a second derivative,
+    which the stage "penalty" takes.
     """
 
     operation: str
@@ -31,6 +32,7 @@ class Case:
     layouts: tuple[str, ...] = ("contiguous",)
     flops: float = 0.0
     compiled: bool = True
+    twice: bool = True
     variant: str = ""
 
 
@@ -49,12 +51,17 @@ def cases(*, tiny: bool = False) -> list[Case]:
     contrast = [(96, 8)] if tiny else [(1024, 256), (2048, 128), (4096, 128), (8192, 64)]
     pyramid = [(6, 8)] if tiny else [(128, 16), (128, 32), (64, 64), (32, 128)]
     inputs = 4 if tiny else 128
+    layouts = [(2, 5, 8, 8)] if tiny else [(8, n, 64, 64) for n in (6, 35, 150, 182)] + [(2, 35, 256, 128)]
+    kernels = [(3, 1)] if tiny else [(3, 1), (4, 2)]
+    segmented = [(2, 5, 8, 8)] if tiny else [(4, 6, 64, 64), (4, 35, 64, 64), (2, 6, 128, 64), (2, 35, 128, 64)]
     return [
         *(bilateral_propagation(batch, *p) for p in bilateral),
         *(local_fusion(batch, *p, draw) for p in local),
         *(skip_decoder_block(batch, *p) for p in decoder),
         *(modulated_norm(*p) for p in modulation),
         *(activated_conv2d(batch, *p) for p in convolution),
+        *(layout_conv2d(*p, *k, draw, bag=bag) for p in layouts for k in kernels for bag in (False, True)),
+        *(similarity_loss(*p, draw, in_chunks=in_chunks) for p in segmented for in_chunks in (False, True)),
         *(contrastive_loss(*p, draw, own_keys=own_keys) for p in contrast for own_keys in (False, True)),
         consistency_loss(batch, pyramid),
         *(equalization_fusion(batch, inputs, *p) for p in pyramid),
@@ -149,6 +156,51 @@ def activated_conv2d(batch: int, channels: int, size: int) -> Case:
         baselines.activated_conv2d,
         BOTH,
         flops=3 * 2.0 * batch * channels**2 * 9 * size**2,
+    )
+
+
+def _layout(batch: int, classes: int, height: int, width: int, draw: torch.Generator) -> Tensor:
+    """Labels in areas of some 16 pixels."""
+    noise = torch.randn(batch, classes, max(height // 16, 2), max(width // 16, 2), generator=draw)
+    return torch.nn.functional.interpolate(noise, (height, width), mode="bilinear").argmax(1)
+
+
+def layout_conv2d(
+    batch: int, classes: int, height: int, width: int, kernel: int, stride: int, draw: torch.Generator, *, bag: bool
+) -> Case:
+    """To 128 channels, with a bias and a leaky ReLU; against a convolution, or an embedding ``bag``."""
+    labels, channels = _layout(batch, classes, height, width, draw), 128
+    eager = baselines.layout_embedding_bag if bag else baselines.layout_conv2d
+    return Case(
+        "layout_conv2d",
+        f"{classes} classes→{channels}, {height}×{width}, B {batch}, k {kernel}, stride {stride}",
+        lambda layout: (
+            _normal(channels, classes, kernel, kernel, layout=layout) / kernel,
+            _normal(channels),
+        ),
+        lambda w, b: functional.layout_conv2d(labels, w, b, stride=stride, padding=1, activation="leaky_relu"),
+        lambda w, b: eager(labels, w, b, stride=stride),
+        compiled=not bag,
+        twice=not bag,
+        variant="against embedding_bag" if bag else "against conv2d",
+    )
+
+
+def similarity_loss(
+    batch: int, classes: int, height: int, width: int, draw: torch.Generator, *, in_chunks: bool
+) -> Case:
+    """Of a softmax of random numbers; as in self-contrast, x is symmetric."""
+    labels, pixels = _layout(batch, classes, height, width, draw), height * width
+    eager = baselines.similarity_loss_in_chunks if in_chunks else baselines.similarity_loss
+    return Case(
+        "similarity_loss",
+        f"{classes} classes, {height}×{width}, B {batch}",
+        lambda layout: (_normal(batch, classes, height, width, layout=layout).mul(2).softmax(1),),
+        lambda p: functional.similarity_loss(p, labels),
+        lambda p: eager(p, labels),
+        flops=2 * 2.0 * batch * pixels**2 * classes,
+        compiled=not in_chunks,
+        variant="against chunks" if in_chunks else "against the matrix",
     )
 
 

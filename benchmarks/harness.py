@@ -268,6 +268,8 @@ def main(
             output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
     for case, layout, n, stage in ((c, f, n, s) for c in chosen for f in c.layouts for n in threads for s in stages):
+        if stage == "penalty" and not case.twice:
+            continue
         keep("results", measure(case, layout, n, stage=stage, rounds=rounds, compiled=compiled))
     for case in scaling(tiny=tiny) if scaled else ():
         keep("scaling", measure(case, "contiguous", max(threads), rounds=min(rounds, 3), compiled=compiled))

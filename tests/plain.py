@@ -8,15 +8,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyeqgan.reference import (  # noqa: F401
+    activate,
     activated_conv2d,
     bilateral_propagation,
     contrastive_loss,
     equalization_consistency_loss,
-    layout_conv2d,
     lifted_fusion,
     local_fusion,
+    one_hot,
     similarity_loss,
 )
+
+
+def layout_conv2d(
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    activation: str | None,
+    negative_slope: float = 0.2,
+) -> Tensor:
+    y = F.conv2d(one_hot(labels, weight.shape[1], -1, weight.dtype), weight, bias, stride, padding)
+    return activate(y, activation, negative_slope)
 
 
 def normalise(x: Tensor, norm: str | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -135,6 +135,8 @@ def test_a_step_that_does_not_match_gets_no_time(monkeypatch):
 @pytest.mark.parametrize("stage", harness.STAGES)
 def test_every_tiny_case_matches_in_every_stage(stage):
     for case in cases(tiny=True):
+        if stage == "penalty" and not case.twice:
+            continue
         torch.manual_seed(0)
         inputs = [t.requires_grad_() for t in case.make(torch.contiguous_format)]
         assert harness.match_error(case, inputs, stage) < harness.TOLERANCE, case.operation

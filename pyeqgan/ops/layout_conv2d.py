@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyeqgan import reference
@@ -152,7 +153,7 @@ def _backward_oracle(
     grad = grad_y.to(dtype)
     if y is not None:
         grad = grad * _slope(y.to(dtype), activation, negative_slope)
-    x = reference.one_hot(labels, num_classes, ignore_index, dtype)
+    x = F.pad(reference.one_hot(labels, num_classes, ignore_index, dtype), (padding,) * 4)
     weight = grad.new_empty((grad.shape[1], num_classes, *kernel_size))
     _, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
         grad,
@@ -160,7 +161,7 @@ def _backward_oracle(
         weight,
         [weight.shape[0]],
         [stride, stride],
-        [padding, padding],
+        [0, 0],
         [1, 1],
         False,
         [0, 0],

@@ -23,7 +23,8 @@ def layout_conv2d(
     """Convolve the one-hot layout and activate. See :func:`pyeqgan.functional.layout_conv2d`."""
     dtype = accumulation_dtype(weight.dtype)
     x = one_hot(labels, weight.shape[1], ignore_index, dtype)
-    y = F.conv2d(x, weight.to(dtype), None if bias is None else bias.to(dtype), stride, padding)
+    padded = F.pad(x, (padding,) * 4)  # apart: torch's convolution takes no empty map, whatever its padding
+    y = F.conv2d(padded, weight.to(dtype), None if bias is None else bias.to(dtype), stride)
     return activate(y, activation, negative_slope).to(weight.dtype)
 
 

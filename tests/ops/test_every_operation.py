@@ -131,7 +131,9 @@ def similarity_loss(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     shape = ((2, 5, 4, 5), (1, 1, 1, 2), (2, 19, 9, 7))[odd]
     labels = torch.randint(-1, 3, (shape[0], *shape[2:]))
     labels[:, 0, 0] = 0  # a pixel that counts
-    return Problem((image(*shape, layout=layout),), lambda m, x: m.similarity_loss(x.softmax(1), labels, eps=1e-3))
+    p = image(*shape, layout=layout)
+    (p if p._base is None else p._base).sigmoid_().div_(shape[1] ** 0.5)  # keeps the layout
+    return Problem((p,), lambda m, p: m.similarity_loss(p, labels, eps=1e-3))
 
 
 def modulated_norm(layout: str, odd: int, *, smooth: bool = False) -> Problem:

@@ -75,8 +75,8 @@ def run(function, labels, weight, bias, grad, **options):
 def test_matches_the_truth_as_well_as_plain_pytorch(problem, dtype):
     seed_everything()
     shape, kernel, stride, padding = problem
-    # At half precision one value that crosses a kink outweighs all rounding in a gradient.
-    activations = itertools.cycle(ACTIVATIONS if dtype.itemsize > 2 else (None, "tanh"))
+    # At half precision 1 − y² of a few saturated values is a matter of luck; test_every_operation takes many.
+    activations = itertools.cycle(ACTIVATIONS if dtype.itemsize > 2 else (None, "relu", "leaky_relu"))
     for layout, with_bias in itertools.product(LAYOUTS, (False, True)):
         options = {"stride": stride, "padding": padding, "activation": next(activations)}
         labels = areas(shape, kernel[1])

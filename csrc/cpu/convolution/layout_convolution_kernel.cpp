@@ -79,11 +79,11 @@ class Runs {
   const Scratch<int64_t> first_rows_, starts_, taps_;
 };
 
-// Calls work(first channel, table of a panel) for every panel of the blocks [begin, end) of a table.
+// Calls work(first channel, channels, table of a panel) for every panel of the blocks [begin, end) of a table.
 template <class A, class Work>
 inline void for_each_panel(const Problem& p, void* table, int64_t begin, int64_t end, const Work& work) {
   for (int64_t c = begin * Problem::kBlock; c < std::min(end * Problem::kBlock, p.channels); c += kPanel<A>)
-    work(c, static_cast<A*>(table) + c * p.rows());
+    work(c, std::min(kPanel<A>, p.channels - c), static_cast<A*>(table) + c * p.rows());
 }
 
 // The weight as an image of one row: its pixels are the classes' taps.
@@ -92,10 +92,10 @@ inline Strides weight_strides(const Problem& p) { return {0, p.nothing(), 0, 1};
 template <class T>
 void pack(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
-  for_each_panel<A>(p, p.table, begin, end, [&](int64_t c, A* table) {
-    load_row(static_cast<const T*>(p.weight) + c * p.nothing(), weight_strides(p), p.channels - c, p.nothing(), table);
+  for_each_panel<A>(p, p.table, begin, end, [&](int64_t c, int64_t channels, A* table) {
+    load_row(static_cast<const T*>(p.weight) + c * p.nothing(), weight_strides(p), channels, p.nothing(), table);
     std::fill_n(table + p.nothing() * kPanel<A>, kPanel<A>, A(0));
-    load_bias(static_cast<const T*>(p.bias), c, p.channels - c, table + (p.nothing() + 1) * kPanel<A>);
+    load_bias(static_cast<const T*>(p.bias), c, channels, table + (p.nothing() + 1) * kPanel<A>);
   });
 }
 
@@ -113,7 +113,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
   Runs runs(p);
   for (int64_t band = begin; band < end; ++band) {
     runs.find(band);
-    for_each_panel<A>(p, p.table, 0, p.blocks(), [&](int64_t c, const A* table) {
+    for_each_panel<A>(p, p.table, 0, p.blocks(), [&](int64_t c, int64_t channels, const A* table) {
       const A* bias = table + (p.nothing() + 1) * kPanel<A>;
       for (int64_t run = 0; run < runs.count; ++run) {
         Vec<A> low = Vec<A>::loadu(bias), high = Vec<A>::loadu(bias + kLanes<A>);
@@ -129,7 +129,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
           high.store(to + kLanes<A>);
         }
       }
-      store_row(static_cast<T*>(p.y) + place(p, p.y_strides, band, c), p.y_strides, p.channels - c, runs.pixels,
+      store_row(static_cast<T*>(p.y) + place(p, p.y_strides, band, c), p.y_strides, channels, runs.pixels,
                 pixels.get());
     });
   }
@@ -143,10 +143,11 @@ inline void add(A* to, const Vec<A>& low, const Vec<A>& high) {
 
 // The gradients of a band's sums before the activation, one panel of channels.
 template <class T>
-void load_gradients(const Problem& p, int64_t band, int64_t c, int64_t pixels, Acc<T>* grads, Acc<T>* values) {
+void load_gradients(const Problem& p, int64_t band, int64_t c, int64_t channels, int64_t pixels, Acc<T>* grads,
+                    Acc<T>* values) {
   using A = Acc<T>;
   const auto load = [&](const void* image, const Strides& s, A* to) {
-    load_row(static_cast<const T*>(image) + place(p, s, band, c), s, p.channels - c, pixels, to);
+    load_row(static_cast<const T*>(image) + place(p, s, band, c), s, channels, pixels, to);
   };
   load(p.grad, p.grad_strides, grads);
   if (p.y == nullptr) return;
@@ -168,8 +169,8 @@ void backward(const Problem& p, int64_t begin, int64_t end) {
     const int64_t last = p.bands() * (part + 1) / p.parts();
     for (int64_t band = p.bands() * part / p.parts(); band < last; ++band) {
       runs.find(band);
-      for_each_panel<A>(p, sums, 0, p.blocks(), [&](int64_t c, A* table) {
-        load_gradients<T>(p, band, c, runs.pixels, grads.get(), values.get());
+      for_each_panel<A>(p, sums, 0, p.blocks(), [&](int64_t c, int64_t channels, A* table) {
+        load_gradients<T>(p, band, c, channels, runs.pixels, grads.get(), values.get());
         A* bias = table + (p.nothing() + 1) * kPanel<A>;
         for (int64_t run = 0; run < runs.count; ++run) {
           Vec<A> low(A(0)), high(A(0));
@@ -189,17 +190,16 @@ void backward(const Problem& p, int64_t begin, int64_t end) {
 template <class T>
 void unpack(const Problem& p, int64_t begin, int64_t end) {
   using A = Acc<T>;
-  for_each_panel<A>(p, p.sums, begin, end, [&](int64_t c, A* total) {
+  for_each_panel<A>(p, p.sums, begin, end, [&](int64_t c, int64_t channels, A* total) {
     for (int64_t part = 1; part < p.parts(); ++part) {
       const A* sums = total + part * p.table_size();
       for (int64_t i = 0; i < p.rows() * kPanel<A>; i += kLanes<A>)
         (Vec<A>::loadu(total + i) + Vec<A>::loadu(sums + i)).store(total + i);
     }
     if (p.grad_weight != nullptr)
-      store_row(static_cast<T*>(p.grad_weight) + c * p.nothing(), weight_strides(p), p.channels - c, p.nothing(),
-                total);
+      store_row(static_cast<T*>(p.grad_weight) + c * p.nothing(), weight_strides(p), channels, p.nothing(), total);
     if (p.grad_bias != nullptr)
-      for (int64_t i = 0; i < std::min(kPanel<A>, p.channels - c); ++i)
+      for (int64_t i = 0; i < channels; ++i)
         static_cast<T*>(p.grad_bias)[c + i] = static_cast<T>(total[(p.nothing() + 1) * kPanel<A> + i]);
   });
 }
