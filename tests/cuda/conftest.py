@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .launchers import BilateralPropagation, Consistency, Fusion
+from .launchers import BilateralPropagation, Consistency, ContrastiveLoss, Fusion
 
 ROOT = Path(__file__).parents[2]
 EMULATION = ROOT / "tests/cuda/emulation"
@@ -100,3 +100,8 @@ def fusion(emulate: Callable[[Path], ctypes.CDLL]) -> Fusion:
 @pytest.fixture(scope="session")
 def consistency(emulate: Callable[[Path], ctypes.CDLL]) -> Consistency:
     return Consistency(emulate(ROOT / "csrc/cuda/consistency_loss_kernel.cu"))
+
+
+@pytest.fixture(scope="session")
+def contrastive(emulate: Callable[[Path], ctypes.CDLL]) -> ContrastiveLoss:
+    return ContrastiveLoss(emulate(ROOT / "csrc/cuda/contrastive_loss_kernel.cu"))

@@ -93,12 +93,27 @@ class Block {
     return value;
   }
 
+  // Calls use(of), in which of(i) is what thread i of this warp brings: all must come.
+  template <typename T, typename Use>
+  void share(const T& value, Use use) {
+    static_assert(sizeof(T) <= sizeof(Slot));
+    std::memcpy(&slots_[current_], &value, sizeof(T));
+    wait(WARP);
+    const Slot* const first = &slots_[current_ / 32 * 32];
+    use([first](int lane) {
+      T brought;
+      std::memcpy(&brought, first + lane, sizeof(T));
+      return brought;
+    });
+    wait(WARP);
+  }
+
   int lanes() const { return std::min(32, static_cast<int>(waits_.size()) - static_cast<int>(current_ / 32 * 32)); }
 
  private:
   static constexpr size_t STACK = 256 * 1024;
   struct Slot {
-    char bytes[16];
+    char bytes[32];
   };
 
   static std::vector<std::vector<char>>& stacks() {

@@ -1,0 +1,197 @@
+// A block of rows of one side meets the other side's rows, a tile at a time: their scores, used and forgotten.
+//
+// The labels being sorted, the positives of a block lie within one range of columns: the tiles outside are swept
+// without looking at a label, and those in which every pair is positive can be left out.
+#pragma once
+
+#include <cmath>
+
+#include "contrastive_products.cuh"
+
+namespace pyeqgan::contrastive {
+namespace {
+
+// How the launcher cuts a sweep: the other side into segments, shared memory into one buffer of tiles or two.
+struct Plan {
+  int row_blocks, segments, span;
+  int buffers;
+};
+
+constexpr int NUMBERS = 4;  // of each column, that come with its tile
+constexpr int NUMBERS_BYTES = NUMBERS * COLUMNS * static_cast<int>(sizeof(float));
+
+__host__ __device__ inline int panel_bytes(int chunks) { return min(chunks, PANEL) * CHUNK_BYTES; }
+__host__ __device__ inline int panels_of(int chunks) { return (chunks + PANEL - 1) / PANEL; }
+inline int shared_bytes(int chunks, int buffers) {
+  return 2 * panel_bytes(chunks) + buffers * (panel_bytes(chunks) + NUMBERS_BYTES);
+}
+
+__device__ inline int down(int column) { return column / COLUMNS * COLUMNS; }
+__device__ inline int up(int column) { return down(column + COLUMNS - 1); }
+
+// What a block of threads sweeps over.
+struct Walk {
+  const Side &own, &other;
+  bool single;
+  int first_row, last_row;
+  int used;          // columns that take part
+  int first, stop;   // those of its segment, in whole tiles
+  int low, high;     // between which all positives of its rows lie
+  int inner, outer;  // between which whole tiles hold nothing but positives and excluded pairs
+
+  // There must be a row that takes part.
+  __device__ Walk(const Side& own, const Side& other, bool single, int first_row, int segment, int span)
+      : own(own), other(other), single(single), first_row(first_row), used(*other.used) {
+    last_row = min(first_row + ROWS, *own.used) - 1;
+    first = min(segment * span, up(used));
+    stop = min(first + span, up(used));
+    low = own.begin[first_row];
+    high = own.end[last_row];
+    inner = up(own.begin[last_row]);
+    outer = down(own.end[first_row]);
+  }
+
+  // Whether a tile holds anything but pairs of different labels that all count.
+  __device__ bool is_mixed(int column) const {
+    return own.ids != nullptr || column + COLUMNS > used || (column < high && column + COLUMNS > low);
+  }
+  __device__ bool is_excluded(int row, int column) const {
+    if (column >= used) return true;
+    return own.ids != nullptr ? own.ids[row] == other.ids[column] : single && row == column;
+  }
+};
+
+// The two own rows of a thread.
+struct Own {
+  int row[2], begin[2], end[2];
+  float factor[2];
+
+  __device__ explicit Own(const Walk& walk) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      row[r] = walk.first_row + 16 * warp + lane / 4 + 8 * r;
+      begin[r] = walk.own.begin[row[r]];
+      end[r] = walk.own.end[row[r]];
+      factor[r] = walk.own.factors[row[r]];
+    }
+  }
+  __device__ bool is_positive(int r, int column) const { return column >= begin[r] && column < end[r]; }
+};
+
+// Calls use(j, e, c) for each column c of this thread in a tile: its scores are s[j][e] and s[j][2 + e].
+template <typename Use>
+__device__ void for_each_column(Use use) {
+#pragma unroll
+  for (int j = 0; j < COLUMNS / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) use(j, e, 8 * j + 2 * (static_cast<int>(threadIdx.x) % 4) + e);
+  }
+}
+
+// e^x, for 16-bit numbers as exact as they need it.
+template <typename T>
+__device__ float exponential(float x) {
+  return __expf(x);
+}
+template <>
+__device__ inline float exponential<float>(float x) {
+  return expf(x);
+}
+
+// One tile of the other side in shared memory, with the numbers of its columns.
+struct Tile {
+  unsigned char* rows;
+  float* numbers;
+
+  __device__ float number(int which, int column) const { return numbers[which * COLUMNS + column]; }
+};
+
+// Brings rows of both sides into shared memory.
+struct Loader {
+  const Side &own, &other;
+  int count;  // of the numbers that come with a tile: factors, or with those share, shift and pull
+
+  __device__ Tile tile(int buffer) const {
+    unsigned char* const shared = reinterpret_cast<unsigned char*>(dynamic_shared);
+    const int bytes = panel_bytes(own.chunks);
+    unsigned char* const rows = shared + 2 * bytes + buffer * (bytes + NUMBERS_BYTES);
+    return {rows, reinterpret_cast<float*>(rows + bytes)};
+  }
+  // The own rows of this warp lie in this tile.
+  __device__ unsigned char* own_rows(int tile) const {
+    return reinterpret_cast<unsigned char*>(dynamic_shared) + tile * panel_bytes(own.chunks);
+  }
+  __device__ int chunks_of(int panel) const { return min(own.chunks - panel * PANEL, PANEL); }
+
+  __device__ void load_own(int first_row, int panel) const {
+    for (int tile = 0; tile < ROWS / COLUMNS; ++tile) copy(own_rows(tile), own, first_row + tile * COLUMNS, panel);
+  }
+  __device__ void load_tile(const Tile& tile, int column, int panel) const { copy(tile.rows, other, column, panel); }
+  __device__ void load_numbers(const Tile& tile, int column) const {
+    constexpr int PIECES = COLUMNS / 4;  // of 16 bytes
+    const int which = static_cast<int>(threadIdx.x) / PIECES, at = static_cast<int>(threadIdx.x) % PIECES * 4;
+    if (which >= count) return;
+    const float* const from =
+        which == 0 ? other.factors : (which == 1 ? other.share : (which == 2 ? other.shift : other.pull));
+    copy_async(tile.numbers + which * COLUMNS + at, from + column + at);
+  }
+
+ private:
+  __device__ void copy(unsigned char* to, const Side& side, int row, int panel) const {
+    const unsigned char* const from =
+        side.tiles + (int64_t{row / COLUMNS} * side.chunks + int64_t{panel} * PANEL) * CHUNK_BYTES;
+    for (int at = static_cast<int>(threadIdx.x) * 16; at < chunks_of(panel) * CHUNK_BYTES; at += THREADS * 16)
+      copy_async(to + at, from + at);
+  }
+};
+
+// Calls visit(column, scores of own rows with the tile that begins there, tile) for the tiles in [first, stop) without
+// those in [gap, gap_end). With a panel the tile then holds these channels of its rows. All threads of the block come.
+template <typename T, typename Visit>
+__device__ void sweep(const Loader& loader, int first_row, int first, int stop, int gap, int gap_end, int buffers,
+                      int panel, Visit visit) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, own_row = warp % (COLUMNS / 16) * 16;
+  const unsigned char* const own = loader.own_rows(warp / (COLUMNS / 16));
+  const int panels = panels_of(loader.own.chunks);
+  const auto passed = [&](int column) { return column >= gap && column < gap_end ? gap_end : column; };
+  int column = passed(first), buffer = 0;
+  if (column >= stop) return;
+  const auto load = [&](int at, int into) {
+    loader.load_tile(loader.tile(into), at, 0);
+    loader.load_numbers(loader.tile(into), at);
+  };
+  if (panels == 1) loader.load_own(first_row, 0);
+  if (buffers == 2) load(column, 0);
+  while (column < stop) {
+    const int next = passed(column + COLUMNS);
+    const Tile tile = loader.tile(buffer);
+    Scores s = {};
+    if (buffers == 2) {
+      wait_copies();
+      __syncthreads();  // the tile is there for all, and the other one nobody reads any more
+      if (next < stop) load(next, buffer ^ 1);
+      Products<T>::add_scores(s, own, own_row, tile.rows, loader.own.chunks);
+      buffer ^= 1;
+    } else {
+      const auto bring = [&](int which, bool own_too) {
+        __syncthreads();
+        if (own_too) loader.load_own(first_row, which);
+        loader.load_tile(tile, column, which);
+        loader.load_numbers(tile, column);
+        wait_copies();
+        __syncthreads();
+      };
+      for (int k = 0; k < panels; ++k) {
+        bring(k, panels > 1);
+        Products<T>::add_scores(s, own, own_row, tile.rows, loader.chunks_of(k));
+      }
+      if (panel >= 0 && panel != panels - 1) bring(panel, false);
+    }
+    visit(column, s, tile);
+    column = next;
+  }
+}
+
+}  // namespace
+}  // namespace pyeqgan::contrastive
