@@ -43,15 +43,15 @@ struct Grouping {
   Side own, other;
 };
 
-// A thread a sorted row of one side.
+// A thread a sorted row of one side, and at least one: a side without rows has none that take part.
 __global__ void __launch_bounds__(THREADS) group_rows(Grouping g) {
   const Side &own = g.own, &other = g.other;
   const int64_t at = int64_t{blockIdx.x} * THREADS + threadIdx.x;
-  if (at >= own.padded) return;
   const int row = static_cast<int>(at), count = static_cast<int>(own.given.count);
   const Gap gap(own.given, g.p.ignore_index), other_gap(other.given, g.p.ignore_index);
   const int used = count - gap.size;
-  if (row == 0) *own.used = used;
+  if (at == 0) *own.used = used;
+  if (at >= own.padded) return;
   int begin = 0, end = 0, positives = 0;
   int64_t id = 0;
   if (row < used) {

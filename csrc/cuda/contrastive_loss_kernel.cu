@@ -137,7 +137,7 @@ int gather(const Work& work, cudaStream_t stream) {
   const auto side = [&](const Side& own, const Side& other, bool of_keys) {
     return in_order(
         [&] {
-          return launch(group_rows, blocks_of(own.padded, THREADS), THREADS, 0, stream,
+          return launch(group_rows, std::max<int64_t>(blocks_of(own.padded, THREADS), 1), THREADS, 0, stream,
                         Grouping{work.setting, own, other});
         },
         [&] {
