@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_gradients(Backward b) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) terms[r] = {side.share[own.row[r]], side.shift[own.row[r]], side.pull[own.row[r]]};
   }
-  const Loader loader{side, b.other, b.of_keys || b.p.single ? 4 : 1};
+  Loader loader(side, b.other, b.of_keys || b.p.single, b.plan.buffers);
   const int chunks = loader.chunks_of(panel);
   const bool bounded = b.p.bounded();
   typename Products<T>::Sums sums = {};

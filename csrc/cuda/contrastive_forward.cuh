@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_exponentials(Forward f) {
   if (static_cast<int>(blockIdx.x % f.plan.row_blocks) * ROWS >= *f.queries.used) return;
   const Walk walk = walk_of(f);
   const Own own(walk);
+  Loader loader(f.queries, f.keys, false, f.plan.buffers);
   const bool supcon = f.p.supcon, bounded = f.p.bounded();
   float maximum[2] = {bounded ? 0.0f : LOWEST, bounded ? 0.0f : LOWEST}, total[2] = {}, positives[2] = {};
   const auto visit = [&](int first, Scores& s, const Tile& tile) {
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_exponentials(Forward f) {
     });
   };
   const int gap = supcon ? walk.stop : walk.inner, gap_end = supcon ? walk.stop : walk.outer;
-  sweep<T>({f.queries, f.keys, 1}, walk.first_row, walk.first, walk.stop, gap, gap_end, f.plan.buffers, -1, visit);
+  sweep<T>(loader, walk.first_row, walk.first, walk.stop, gap, gap_end, f.plan.buffers, -1, visit);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float largest = maximum[r];
@@ -112,6 +113,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_positives(Forward f) {
   if (static_cast<int>(blockIdx.x % f.plan.row_blocks) * ROWS >= *f.queries.used) return;
   const Walk walk = walk_of(f);
   const Own own(walk);
+  Loader loader(f.queries, f.keys, false, f.plan.buffers);
   const float boundary[2] = {f.boundaries[own.row[0]], f.boundaries[own.row[1]]};
   float losses[2] = {}, slopes[2] = {};
   const auto visit = [&](int first, Scores& s, const Tile& tile) {
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_positives(Forward f) {
     });
   };
   const int first = max(walk.first, down(walk.low)), stop = min(walk.stop, up(walk.high));
-  sweep<T>({f.queries, f.keys, 1}, walk.first_row, first, stop, stop, stop, f.plan.buffers, -1, visit);
+  sweep<T>(loader, walk.first_row, first, stop, stop, stop, f.plan.buffers, -1, visit);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float loss = sum_of_quad(losses[r]), slope = sum_of_quad(slopes[r]);

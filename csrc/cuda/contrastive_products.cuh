@@ -1,7 +1,7 @@
 // The two products of a tile: scores = own · otherᵀ over a panel of channels, and sums += G · other.
 //
-// A warp has 16 own rows and all 64 columns. Thread l keeps of the rows l / 4 and l / 4 + 8 the scores at columns
-// 8j + 2(l % 4) + e, in s[j][e] and s[j][2 + e]: so do the tensor cores. How it keeps sums tells `channel`.
+// A warp has 16 own rows and all 64 columns of a tile. Thread l keeps of the rows l / 4 and l / 4 + 8 the scores at
+// columns 8j + 2(l % 4) + e, in s[j][e] and s[j][2 + e]: so do the tensor cores. How it keeps sums tells `channel`.
 #pragma once
 
 #include "contrastive_problem.cuh"
@@ -12,14 +12,17 @@ namespace {
 
 using Scores = float[COLUMNS / 8][4];
 
-// Products of 16-bit numbers by tensor cores, summed in fp32.
-template <typename T>
-struct Products {
+// Sums as the tensor cores keep them.
+struct TensorCoreSums {
   static constexpr int CHANNELS = PANEL * CHUNK / 2;  // of a panel
   using Sums = float[CHANNELS / 8][4];
 
   __device__ static int channel(int group, int half) { return 8 * group + 2 * (threadIdx.x % 4) + half; }
+};
 
+// Products of 16-bit numbers by the tensor cores of a warp, summed in fp32.
+template <typename T>
+struct WarpProducts : TensorCoreSums {
   // own: the tile and, in first_row, where in it the rows of this warp begin.
   __device__ static void add_scores(Scores& s, const unsigned char* own, int first_row, const unsigned char* other,
                                     int chunks) {
@@ -65,8 +68,7 @@ struct Products {
 };
 
 // Products of fp32 numbers in IEEE arithmetic, 4 channels at a time.
-template <>
-struct Products<float> {
+struct ScalarProducts {
   static constexpr int CHANNELS = PANEL * CHUNK / 4;
   using Sums = float[CHANNELS / 8][4];
 

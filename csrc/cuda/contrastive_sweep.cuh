@@ -6,7 +6,8 @@
 
 #include <cmath>
 
-#include "contrastive_products.cuh"
+#include "contrastive_copies.cuh"
+#include "contrastive_warpgroups.cuh"
 
 namespace pyeqgan::contrastive {
 namespace {
@@ -23,7 +24,7 @@ constexpr int NUMBERS_BYTES = NUMBERS * COLUMNS * static_cast<int>(sizeof(float)
 __host__ __device__ inline int panel_bytes(int chunks) { return min(chunks, PANEL) * CHUNK_BYTES; }
 __host__ __device__ inline int panels_of(int chunks) { return (chunks + PANEL - 1) / PANEL; }
 inline int shared_bytes(int chunks, int buffers) {
-  return 2 * panel_bytes(chunks) + buffers * (panel_bytes(chunks) + NUMBERS_BYTES);
+  return 2 * panel_bytes(chunks) + buffers * (panel_bytes(chunks) + NUMBERS_BYTES) + BARRIERS_BYTES;
 }
 
 __device__ inline int down(int column) { return column / COLUMNS * COLUMNS; }
@@ -107,83 +108,89 @@ struct Tile {
   __device__ float number(int which, int column) const { return numbers[which * COLUMNS + column]; }
 };
 
-// Brings rows of both sides into shared memory.
-struct Loader {
-  const Side &own, &other;
-  int count;  // of the numbers that come with a tile: factors, or with those share, shift and pull
+// Brings rows of both sides into shared memory: first the own panel, then the buffers.
+class Loader {
+ public:
+  // factors alone come with a tile, or with them share, shift and pull
+  __device__ Loader(const Side& own, const Side& other, bool with_terms, int buffers)
+      : own_(own),
+        other_(other),
+        numbers_(with_terms ? NUMBERS : 1),
+        bytes_(panel_bytes(own.chunks)),
+        copies_(shared() + 2 * bytes_ + buffers * (bytes_ + NUMBERS_BYTES)) {}
 
+  __device__ int panels() const { return panels_of(own_.chunks); }
+  __device__ int chunks_of(int panel) const { return min(own_.chunks - panel * PANEL, PANEL); }
   __device__ Tile tile(int buffer) const {
-    unsigned char* const shared = reinterpret_cast<unsigned char*>(dynamic_shared);
-    const int bytes = panel_bytes(own.chunks);
-    unsigned char* const rows = shared + 2 * bytes + buffer * (bytes + NUMBERS_BYTES);
-    return {rows, reinterpret_cast<float*>(rows + bytes)};
+    unsigned char* const rows = shared() + 2 * bytes_ + buffer * (bytes_ + NUMBERS_BYTES);
+    return {rows, reinterpret_cast<float*>(rows + bytes_)};
   }
-  // The own rows of this warp lie in this tile.
-  __device__ unsigned char* own_rows(int tile) const {
-    return reinterpret_cast<unsigned char*>(dynamic_shared) + tile * panel_bytes(own.chunks);
-  }
-  __device__ int chunks_of(int panel) const { return min(own.chunks - panel * PANEL, PANEL); }
+  // One of the two tiles of own rows.
+  __device__ unsigned char* own_rows(int which) const { return shared() + which * bytes_; }
 
-  __device__ void load_own(int first_row, int panel) const {
-    for (int tile = 0; tile < ROWS / COLUMNS; ++tile) copy(own_rows(tile), own, first_row + tile * COLUMNS, panel);
+  // A panel of the tile that begins at a column, and with a row that of the own rows from there on.
+  __device__ void load(int buffer, int panel, int column, int own_row) {
+    const int bytes = chunks_of(panel) * CHUNK_BYTES, numbers = COLUMNS * static_cast<int>(sizeof(float));
+    copies_.expect(buffer, (own_row < 0 ? 1 : 3) * bytes + numbers_ * numbers);
+    const Tile to = tile(buffer);
+    copies_.copy(buffer, to.rows, panel_of(other_, column, panel), bytes);
+    for (int which = 0; which < numbers_; ++which) {
+      const float* const from =
+          which == 0 ? other_.factors : (which == 1 ? other_.share : (which == 2 ? other_.shift : other_.pull));
+      copies_.copy(buffer, to.numbers + which * COLUMNS, from + column, numbers);
+    }
+    if (own_row < 0) return;
+    for (int which = 0; which < ROWS / COLUMNS; ++which)
+      copies_.copy(buffer, own_rows(which), panel_of(own_, own_row + which * COLUMNS, panel), bytes);
   }
-  __device__ void load_tile(const Tile& tile, int column, int panel) const { copy(tile.rows, other, column, panel); }
-  __device__ void load_numbers(const Tile& tile, int column) const {
-    constexpr int PIECES = COLUMNS / 4;  // of 16 bytes
-    const int which = static_cast<int>(threadIdx.x) / PIECES, at = static_cast<int>(threadIdx.x) % PIECES * 4;
-    if (which >= count) return;
-    const float* const from =
-        which == 0 ? other.factors : (which == 1 ? other.share : (which == 2 ? other.shift : other.pull));
-    copy_async(tile.numbers + which * COLUMNS + at, from + column + at);
+  // Until all of it is there, for all threads, of which none reads any longer what it has read before.
+  __device__ void wait(int buffer) {
+    copies_.wait(buffer);
+    __syncthreads();
   }
 
  private:
-  __device__ void copy(unsigned char* to, const Side& side, int row, int panel) const {
-    const unsigned char* const from =
-        side.tiles + (int64_t{row / COLUMNS} * side.chunks + int64_t{panel} * PANEL) * CHUNK_BYTES;
-    for (int at = static_cast<int>(threadIdx.x) * 16; at < chunks_of(panel) * CHUNK_BYTES; at += THREADS * 16)
-      copy_async(to + at, from + at);
+  __device__ static unsigned char* shared() { return reinterpret_cast<unsigned char*>(dynamic_shared); }
+  __device__ static const unsigned char* panel_of(const Side& side, int row, int panel) {
+    return side.tiles + (int64_t{row / COLUMNS} * side.chunks + int64_t{panel} * PANEL) * CHUNK_BYTES;
   }
+
+  const Side &own_, &other_;
+  int numbers_, bytes_;
+  Copies copies_;
 };
 
 // Calls visit(column, scores of own rows with the tile that begins there, tile) for the tiles in [first, stop) without
 // those in [gap, gap_end). With a panel the tile then holds these channels of its rows. All threads of the block come.
 template <typename T, typename Visit>
-__device__ void sweep(const Loader& loader, int first_row, int first, int stop, int gap, int gap_end, int buffers,
-                      int panel, Visit visit) {
+__device__ void sweep(Loader& loader, int first_row, int first, int stop, int gap, int gap_end, int buffers, int panel,
+                      Visit visit) {
   const int warp = static_cast<int>(threadIdx.x) / 32, own_row = warp % (COLUMNS / 16) * 16;
   const unsigned char* const own = loader.own_rows(warp / (COLUMNS / 16));
-  const int panels = panels_of(loader.own.chunks);
+  const int panels = loader.panels();
   const auto passed = [&](int column) { return column >= gap && column < gap_end ? gap_end : column; };
   int column = passed(first), buffer = 0;
   if (column >= stop) return;
-  const auto load = [&](int at, int into) {
-    loader.load_tile(loader.tile(into), at, 0);
-    loader.load_numbers(loader.tile(into), at);
-  };
-  if (panels == 1) loader.load_own(first_row, 0);
-  if (buffers == 2) load(column, 0);
+  if (buffers == 2) loader.load(0, 0, column, first_row);
+  bool has_own = buffers == 2;
   while (column < stop) {
     const int next = passed(column + COLUMNS);
     const Tile tile = loader.tile(buffer);
     Scores s = {};
     if (buffers == 2) {
-      wait_copies();
-      __syncthreads();  // the tile is there for all, and the other one nobody reads any more
-      if (next < stop) load(next, buffer ^ 1);
-      Products<T>::add_scores(s, own, own_row, tile.rows, loader.own.chunks);
+      loader.wait(buffer);
       buffer ^= 1;
+      if (next < stop) loader.load(buffer, 0, next, -1);
+      Products<T>::add_scores(s, own, own_row, tile.rows, loader.chunks_of(0));
     } else {
       const auto bring = [&](int which, bool own_too) {
         __syncthreads();
-        if (own_too) loader.load_own(first_row, which);
-        loader.load_tile(tile, column, which);
-        loader.load_numbers(tile, column);
-        wait_copies();
-        __syncthreads();
+        loader.load(0, which, column, own_too ? first_row : -1);
+        loader.wait(0);
       };
       for (int k = 0; k < panels; ++k) {
-        bring(k, panels > 1);
+        bring(k, panels > 1 || !has_own);
+        has_own = true;
         Products<T>::add_scores(s, own, own_row, tile.rows, loader.chunks_of(k));
       }
       if (panel >= 0 && panel != panels - 1) bring(panel, false);

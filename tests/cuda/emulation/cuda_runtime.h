@@ -22,6 +22,7 @@
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __align__(size) __attribute__((aligned(size)))
 #define __shared__
 #define SHARED_ARRAY(Type, name, size)                          \
   static emulation::SharedArray<Type, (size)> name##_of_blocks; \
@@ -37,7 +38,7 @@ struct alignas(16) int4 {
   int x, y, z, w;
 };
 
-alignas(16) __shared__ float4 dynamic_shared[emulation::SHARED_CAPACITY / sizeof(float4)];
+__align__(1024) __shared__ float4 dynamic_shared[emulation::SHARED_CAPACITY / sizeof(float4)];
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
@@ -107,3 +108,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 #include "ptx.h"
+
+#ifdef CUDA_EMULATION_SM90
+#include "hopper.h"
+#endif

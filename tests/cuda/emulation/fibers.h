@@ -82,6 +82,12 @@ class Block {
     leave(false);
   }
 
+  // Lets the others run, and is run again.
+  void yield() {
+    yielded_ = true;
+    leave(false);
+  }
+
   // The value that thread `lane` of this warp brings; its own where there is none.
   template <typename T>
   T exchange(T value, int lane) {
@@ -154,7 +160,7 @@ class Block {
   }
 
   void open_barriers() {
-    bool moved = false;
+    bool moved = std::exchange(yielded_, false);
     const unsigned threads = static_cast<unsigned>(waits_.size());
     auto open = [&](unsigned first, unsigned last, Barrier barrier) {
       const auto begin = waits_.begin() + first, end = waits_.begin() + last;
@@ -194,6 +200,7 @@ class Block {
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_size_ = 0;
   unsigned current_ = 0;
+  bool yielded_ = false;
 };
 
 }  // namespace emulation
