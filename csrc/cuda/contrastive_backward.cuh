@@ -75,15 +75,21 @@ struct Terms {
 
 // power: e^s if bounded.
 template <typename T, bool BOUNDED>
-__device__ float gradient(float s, float power, const Terms& t, bool positive, bool supcon) {
+__device__ float gradient(float s, float power, const Terms& t, bool alike, bool supcon) {
   if (!BOUNDED) power = exponential<T>(s - t.shift);
-  if (!positive) return t.share * power;
+  if (!alike) return t.share * power;
   return supcon ? t.share * power - t.pull : __fdividef(-t.pull, 1.0f + (BOUNDED ? power * t.shift : power));
 }
 
+// A tile of pairs that are all of different labels and all count.
+struct AllNegative {
+  __device__ static constexpr bool is_alike(int, int) { return false; }
+  __device__ static constexpr bool is_excluded(int, int) { return false; }
+};
+
 // Makes gradients of the products in s, each multiplied by the factor of its column.
-template <typename T, bool BOUNDED, bool MIXED>
-__device__ void differentiate(const Backward& b, const Walk& walk, const Own& own, const Terms (&terms)[2], int first,
+template <typename T, bool BOUNDED, typename Pairs>
+__device__ void differentiate(const Backward& b, const Own& own, const Terms (&terms)[2], const Pairs& pairs, int first,
                               Scores& s, const Tile& tile) {
   const bool by_rows = !b.of_keys, by_columns = b.of_keys || b.p.single, supcon = b.p.supcon;
   for_each_column([&](int j, int e, int c) {
@@ -95,12 +101,11 @@ __device__ void differentiate(const Backward& b, const Walk& walk, const Own& ow
       float& element = s[j][2 * r + e];
       const float score = element * (own.factor[r] * factor);
       const float power = BOUNDED ? exponential<T>(score) : 0.0f;
-      const bool positive = MIXED && own.is_positive(r, first + c);
+      const bool alike = pairs.is_alike(r, first + c);
       float g = 0.0f;
-      if (by_rows) g += gradient<T, BOUNDED>(score, power, terms[r], positive, supcon);
-      if (by_columns) g += gradient<T, BOUNDED>(score, power, column, positive, supcon);
-      if (MIXED && walk.is_excluded(own.row[r], first + c)) g = 0.0f;
-      element = g * factor;
+      if (by_rows) g += gradient<T, BOUNDED>(score, power, terms[r], alike, supcon);
+      if (by_columns) g += gradient<T, BOUNDED>(score, power, column, alike, supcon);
+      element = pairs.is_excluded(r, first + c) ? 0.0f : g * factor;
     }
   });
 }
@@ -116,7 +121,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_gradients(Backward b) {
   Terms terms[2] = {};
   if (!b.of_keys) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) terms[r] = {side.share[own.row[r]], side.shift[own.row[r]], side.pull[own.row[r]]};
+    for (int r = 0; r < 2; ++r) terms[r] = {side.share[own.row(r)], side.shift[own.row(r)], side.pull[own.row(r)]};
   }
   Loader loader(side, b.other, b.of_keys || b.p.single, b.plan.buffers);
   const int chunks = loader.chunks_of(panel);
@@ -124,16 +129,17 @@ __global__ void __launch_bounds__(THREADS, 1) sum_gradients(Backward b) {
   typename Products<T>::Sums sums = {};
   sweep<T>(loader, first_row, walk.first, walk.stop, walk.stop, walk.stop, b.plan.buffers, panel,
            [&](int first, Scores& s, const Tile& tile) {
-             if (walk.is_mixed(first)) {
+             const auto differentiate_pairs = [&](const auto& pairs) {
                if (bounded) {
-                 differentiate<T, true, true>(b, walk, own, terms, first, s, tile);
+                 differentiate<T, true>(b, own, terms, pairs, first, s, tile);
                } else {
-                 differentiate<T, false, true>(b, walk, own, terms, first, s, tile);
+                 differentiate<T, false>(b, own, terms, pairs, first, s, tile);
                }
-             } else if (bounded) {
-               differentiate<T, true, false>(b, walk, own, terms, first, s, tile);
+             };
+             if (walk.is_mixed(first)) {
+               differentiate_pairs(Meeting(walk, own));
              } else {
-               differentiate<T, false, false>(b, walk, own, terms, first, s, tile);
+               differentiate_pairs(AllNegative{});
              }
              Products<T>::add_gradients(sums, s, tile.rows, chunks);
            });
@@ -144,7 +150,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_gradients(Backward b) {
     if (group * 8 / CHANNELS >= chunks) break;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float* const line = b.sums + (block * side.padded + own.row[r]) * width + panel * Products<T>::CHANNELS;
+      float* const line = b.sums + (block * side.padded + own.row(r)) * width + panel * Products<T>::CHANNELS;
       *reinterpret_cast<float2*>(line + Products<T>::channel(group, 0)) =
           float2{sums[group][2 * r], sums[group][2 * r + 1]};
     }

@@ -49,20 +49,23 @@ __global__ void __launch_bounds__(THREADS, 1) sum_exponentials(Forward f) {
   const bool supcon = f.p.supcon, bounded = f.p.bounded();
   float maximum[2] = {bounded ? 0.0f : LOWEST, bounded ? 0.0f : LOWEST}, total[2] = {}, positives[2] = {};
   const auto visit = [&](int first, Scores& s, const Tile& tile) {
-    const bool mixed = walk.is_mixed(first);
     for_each_column([&](int j, int e, int c) {
       const float factor = tile.number(0, c);
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float& score = s[j][2 * r + e];
-        score *= own.factor[r] * factor;  // symmetric in both rows: the same number in every sweep
-        if (mixed) {
-          const bool positive = own.is_positive(r, first + c), excluded = walk.is_excluded(own.row[r], first + c);
-          if (supcon && positive && !excluded) positives[r] += score;
-          if (excluded || (positive && !supcon)) score = -INFINITY;
-        }
-      }
+      for (int r = 0; r < 2; ++r) s[j][2 * r + e] *= own.factor[r] * factor;  // symmetric: the same in every sweep
     });
+    if (walk.is_mixed(first)) {
+      const Meeting meeting(walk, own);
+      for_each_column([&](int j, int e, int c) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float& score = s[j][2 * r + e];
+          const bool alike = meeting.is_alike(r, first + c), excluded = meeting.is_excluded(r, first + c);
+          if (supcon && alike && !excluded) positives[r] += score;
+          if (excluded || (alike && !supcon)) score = -INFINITY;
+        }
+      });
+    }
     if (!bounded) {
       float raised[2] = {maximum[0], maximum[1]};
       for_each_column([&](int j, int e, int) {
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_exponentials(Forward f) {
     join_quad(largest, [](float a, float b) { return fmaxf(a, b); });
     const float sum = sum_of_quad(total[r] * exponential<T>(maximum[r] - largest));
     const float scores = sum_of_quad(positives[r]);
-    const int64_t at = blockIdx.x / f.plan.row_blocks * int64_t{f.queries.padded} + own.row[r];
+    const int64_t at = blockIdx.x / f.plan.row_blocks * int64_t{f.queries.padded} + own.row(r);
     if (threadIdx.x % 4 != 0) continue;
     f.partial[0][at] = largest;
     f.partial[1][at] = sum;
@@ -114,13 +117,14 @@ __global__ void __launch_bounds__(THREADS, 1) sum_positives(Forward f) {
   const Walk walk = walk_of(f);
   const Own own(walk);
   Loader loader(f.queries, f.keys, false, f.plan.buffers);
-  const float boundary[2] = {f.boundaries[own.row[0]], f.boundaries[own.row[1]]};
+  const float boundary[2] = {f.boundaries[own.row(0)], f.boundaries[own.row(1)]};
   float losses[2] = {}, slopes[2] = {};
   const auto visit = [&](int first, Scores& s, const Tile& tile) {
+    const Meeting meeting(walk, own);
     for_each_column([&](int j, int e, int c) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        if (!own.is_positive(r, first + c) || walk.is_excluded(own.row[r], first + c)) continue;
+        if (!meeting.is_alike(r, first + c) || meeting.is_excluded(r, first + c)) continue;
         const float margin = boundary[r] - s[j][2 * r + e] * (own.factor[r] * tile.number(0, c));
         const float x = exponential<T>(-fabsf(margin));
         losses[r] += fmaxf(margin, 0.0f) + log1pf(x);
@@ -133,7 +137,7 @@ __global__ void __launch_bounds__(THREADS, 1) sum_positives(Forward f) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float loss = sum_of_quad(losses[r]), slope = sum_of_quad(slopes[r]);
-    const int64_t at = blockIdx.x / f.plan.row_blocks * int64_t{f.queries.padded} + own.row[r];
+    const int64_t at = blockIdx.x / f.plan.row_blocks * int64_t{f.queries.padded} + own.row(r);
     if (threadIdx.x % 4 != 0) continue;
     f.partial[0][at] = loss;
     f.partial[1][at] = slope;

@@ -213,15 +213,16 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_loss_, const Tens
 }  // namespace
 }  // namespace pyeqgan
 
-#define PYEQGAN_ARGUMENTS                                                                                 \
-  "Tensor queries, Tensor query_labels, Tensor? keys, Tensor? key_labels, Tensor temperature, str mode, " \
-  "bool normalize, int ignore_index, Tensor? query_ids, Tensor? key_ids"
-
 STABLE_TORCH_LIBRARY_FRAGMENT(pyeqgan_cuda, m) {
-  m.def("contrastive_loss(" PYEQGAN_ARGUMENTS ") -> (Tensor loss, Tensor boundary, Tensor weight, Tensor count)");
-  m.def("contrastive_loss_backward(Tensor grad_loss, " PYEQGAN_ARGUMENTS
-        ", Tensor boundary, Tensor weight, Tensor count, bool need_queries, bool need_keys, bool need_temperature) -> "
-        "(Tensor grad_queries, Tensor grad_keys, Tensor grad_temperature)");
+  m.def(
+      "contrastive_loss(Tensor queries, Tensor query_labels, Tensor? keys, Tensor? key_labels, Tensor temperature, str "
+      "mode, bool normalize, int ignore_index, Tensor? query_ids, Tensor? key_ids) -> (Tensor loss, Tensor boundary, "
+      "Tensor weight, Tensor count)");
+  m.def(
+      "contrastive_loss_backward(Tensor grad_loss, Tensor queries, Tensor query_labels, Tensor? keys, Tensor? "
+      "key_labels, Tensor temperature, str mode, bool normalize, int ignore_index, Tensor? query_ids, Tensor? key_ids, "
+      "Tensor boundary, Tensor weight, Tensor count, bool need_queries, bool need_keys, bool need_temperature) -> "
+      "(Tensor grad_queries, Tensor grad_keys, Tensor grad_temperature)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyeqgan_cuda, CUDA, m) {

@@ -12,55 +12,68 @@ namespace {
 
 using Scores = float[COLUMNS / 8][4];
 
-// Sums as the tensor cores keep them.
-struct TensorCoreSums {
+// What tensor cores multiply and how they keep it.
+struct TensorCores {
+  static constexpr int STEP = 16;                     // the depth of an instruction
   static constexpr int CHANNELS = PANEL * CHUNK / 2;  // of a panel
   using Sums = float[CHANNELS / 8][4];
+  using Factors = uint32_t[COLUMNS / STEP][4];
 
   __device__ static int channel(int group, int half) { return 8 * group + 2 * (threadIdx.x % 4) + half; }
+
+  // Scores as left factors, which their layout is that of.
+  template <typename T>
+  __device__ static void pack_factors(Factors& left, const Scores& g) {
+#pragma unroll
+    for (int step = 0; step < COLUMNS / STEP; ++step) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float (&from)[4] = g[2 * step + i / 2];
+        left[step][i] = pack<T>(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+      }
+    }
+  }
 };
 
 // Products of 16-bit numbers by the tensor cores of a warp, summed in fp32.
 template <typename T>
-struct WarpProducts : TensorCoreSums {
+struct WarpProducts : TensorCores {
   // own: the tile and, in first_row, where in it the rows of this warp begin.
   __device__ static void add_scores(Scores& s, const unsigned char* own, int first_row, const unsigned char* other,
                                     int chunks) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int own_row = first_row + lane % 16, own_byte = lane / 16 * 16;
     const int other_row = lane / 16 * 8 + lane % 8, other_byte = lane / 8 % 2 * 16;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
+#pragma unroll 2
+    for (int byte = 0; byte < chunks * CHUNK; byte += 32) {
+      uint32_t left[4];
+      load_matrices(left, own + within_tile(own_row, byte + own_byte));
 #pragma unroll
-      for (int byte = chunk * CHUNK, step = 0; step < CHUNK / 32; ++step, byte += 32) {
-        uint32_t left[4];
-        load_matrices(left, own + within_tile(own_row, byte + own_byte));
-#pragma unroll
-        for (int j = 0; j < COLUMNS / 8; j += 2) {
-          uint32_t right[4];
-          load_matrices(right, other + within_tile(8 * j + other_row, byte + other_byte));
-          multiply_add<T>(s[j], left, right[0], right[1]);
-          multiply_add<T>(s[j + 1], left, right[2], right[3]);
-        }
+      for (int j = 0; j < COLUMNS / 8; j += 2) {
+        uint32_t right[4];
+        load_matrices(right, other + within_tile(8 * j + other_row, byte + other_byte));
+        multiply_add<T>(s[j], left, right[0], right[1]);
+        multiply_add<T>(s[j + 1], left, right[2], right[3]);
       }
     }
   }
 
   __device__ static void add_gradients(Sums& sums, const Scores& g, const unsigned char* other, int chunks) {
     const int lane = static_cast<int>(threadIdx.x) % 32, row = lane % 16, byte = lane / 16 * 16;
+    Factors left;
+    pack_factors<T>(left, g);
 #pragma unroll
-    for (int j = 0; j < COLUMNS / 8; j += 2) {
-      const uint32_t left[4] = {pack<T>(g[j][0], g[j][1]), pack<T>(g[j][2], g[j][3]), pack<T>(g[j + 1][0], g[j + 1][1]),
-                                pack<T>(g[j + 1][2], g[j + 1][3])};
+    for (int chunk = 0; chunk < PANEL; ++chunk) {
+      if (chunk >= chunks) break;
 #pragma unroll
-      for (int chunk = 0; chunk < PANEL; ++chunk) {
-        if (chunk >= chunks) break;
+      for (int step = 0; step < COLUMNS / STEP; ++step) {
 #pragma unroll
         for (int pair = 0; pair < CHUNK / 32; ++pair) {  // of groups of 8 channels
           uint32_t right[4];
-          load_transposed(right, other + within_tile(8 * j + row, chunk * CHUNK + pair * 32 + byte));
+          load_transposed(right, other + within_tile(STEP * step + row, chunk * CHUNK + pair * 32 + byte));
           const int group = chunk * (CHUNK / 16) + 2 * pair;
-          multiply_add<T>(sums[group], left, right[0], right[1]);
-          multiply_add<T>(sums[group + 1], left, right[2], right[3]);
+          multiply_add<T>(sums[group], left[step], right[0], right[1]);
+          multiply_add<T>(sums[group + 1], left[step], right[2], right[3]);
         }
       }
     }

@@ -18,13 +18,14 @@ struct Plan {
   int buffers;
 };
 
-constexpr int NUMBERS = 4;  // of each column, that come with its tile
+constexpr int ALIGNED = 1024;  // what tiles are to be for warpgroups
+constexpr int NUMBERS = 4;     // of each column, that come with its tile
 constexpr int NUMBERS_BYTES = NUMBERS * COLUMNS * static_cast<int>(sizeof(float));
 
 __host__ __device__ inline int panel_bytes(int chunks) { return min(chunks, PANEL) * CHUNK_BYTES; }
 __host__ __device__ inline int panels_of(int chunks) { return (chunks + PANEL - 1) / PANEL; }
 inline int shared_bytes(int chunks, int buffers) {
-  return 2 * panel_bytes(chunks) + buffers * (panel_bytes(chunks) + NUMBERS_BYTES) + BARRIERS_BYTES;
+  return ALIGNED - 16 + 2 * panel_bytes(chunks) + buffers * (panel_bytes(chunks) + NUMBERS_BYTES) + BARRIERS_BYTES;
 }
 
 __device__ inline int down(int column) { return column / COLUMNS * COLUMNS; }
@@ -45,7 +46,7 @@ struct Walk {
       : own(own), other(other), single(single), first_row(first_row), used(*other.used) {
     last_row = min(first_row + ROWS, *own.used) - 1;
     first = min(segment * span, up(used));
-    stop = min(first + span, up(used));
+    stop = first + min(span, up(used) - first);
     low = own.begin[first_row];
     high = own.end[last_row];
     inner = up(own.begin[last_row]);
@@ -56,28 +57,41 @@ struct Walk {
   __device__ bool is_mixed(int column) const {
     return own.ids != nullptr || column + COLUMNS > used || (column < high && column + COLUMNS > low);
   }
-  __device__ bool is_excluded(int row, int column) const {
-    if (column >= used) return true;
-    return own.ids != nullptr ? own.ids[row] == other.ids[column] : single && row == column;
-  }
 };
 
 // The two own rows of a thread.
 struct Own {
-  int row[2], begin[2], end[2];
+  int first;
   float factor[2];
 
   __device__ explicit Own(const Walk& walk) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    first = walk.first_row + 16 * warp + lane / 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) factor[r] = walk.own.factors[row(r)];
+  }
+  __device__ int row(int r) const { return first + 8 * r; }
+};
+
+// Whom these rows meet in a mixed tile. Made anew for each: registers are short where there is none.
+struct Meeting {
+  const Walk& walk;
+  int row[2], begin[2], end[2];
+
+  __device__ Meeting(const Walk& walk, const Own& own) : walk(walk) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      row[r] = walk.first_row + 16 * warp + lane / 4 + 8 * r;
+      row[r] = own.row(r);
       begin[r] = walk.own.begin[row[r]];
       end[r] = walk.own.end[row[r]];
-      factor[r] = walk.own.factors[row[r]];
     }
   }
-  __device__ bool is_positive(int r, int column) const { return column >= begin[r] && column < end[r]; }
+  __device__ bool is_excluded(int r, int column) const {
+    if (column >= walk.used) return true;
+    return walk.own.ids != nullptr ? walk.own.ids[row[r]] == walk.other.ids[column] : walk.single && row[r] == column;
+  }
+  // Of one label, though they may be excluded.
+  __device__ bool is_alike(int r, int column) const { return column >= begin[r] && column < end[r]; }
 };
 
 // Calls use(j, e, c) for each column c of this thread in a tile: its scores are s[j][e] and s[j][2 + e].
@@ -150,7 +164,14 @@ class Loader {
   }
 
  private:
-  __device__ static unsigned char* shared() { return reinterpret_cast<unsigned char*>(dynamic_shared); }
+  __device__ static unsigned char* shared() {
+    unsigned char* const start = reinterpret_cast<unsigned char*>(dynamic_shared);
+#ifdef HOPPER
+    return start + (ALIGNED - reinterpret_cast<uintptr_t>(start) % ALIGNED) % ALIGNED;
+#else
+    return start;
+#endif
+  }
   __device__ static const unsigned char* panel_of(const Side& side, int row, int panel) {
     return side.tiles + (int64_t{row / COLUMNS} * side.chunks + int64_t{panel} * PANEL) * CHUNK_BYTES;
   }

@@ -11,9 +11,7 @@ namespace {
 #ifdef HOPPER
 
 template <typename T>
-struct WarpgroupProducts : TensorCoreSums {
-  static constexpr int STEP = 16;  // the depth of an instruction
-
+struct WarpgroupProducts : TensorCores {
   __device__ static void add_scores(Scores& s, const unsigned char* own, int, const unsigned char* other, int chunks) {
     begin_products(s);
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -27,21 +25,16 @@ struct WarpgroupProducts : TensorCoreSums {
   }
 
   __device__ static void add_gradients(Sums& sums, const Scores& g, const unsigned char* other, int chunks) {
-    constexpr int STEPS = COLUMNS / STEP;
-    uint32_t left[STEPS][4];
-#pragma unroll
-    for (int k = 0; k < STEPS; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) left[k][i] = pack<T>(g[2 * k + i / 2][i % 2 * 2], g[2 * k + i / 2][i % 2 * 2 + 1]);
-    }
+    Factors left;
+    pack_factors<T>(left, g);
     begin_products(sums);
 #pragma unroll
     for (int chunk = 0; chunk < PANEL; ++chunk) {
       if (chunk >= chunks) break;
 #pragma unroll
-      for (int k = 0; k < STEPS; ++k)
-        multiply_registers<T>(sums + chunk * (CHUNK / 16), left[k],
-                              describe_rows(other + chunk * CHUNK_BYTES + k * STEP * CHUNK));
+      for (int step = 0; step < COLUMNS / STEP; ++step)
+        multiply_registers<T>(sums + chunk * (CHUNK / 16), left[step],
+                              describe_rows(other + chunk * CHUNK_BYTES + step * STEP * CHUNK));
     }
     finish_products(sums);
   }

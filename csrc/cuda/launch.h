@@ -13,9 +13,8 @@
 
 #include "dtype.h"
 
-// The dynamic shared memory of the running block; a kernel carves what it needs out of it. Aligned as what warpgroups
-// multiply must be.
-extern __shared__ __align__(1024) float4 dynamic_shared[];
+// The dynamic shared memory of the running block; a kernel carves what it needs out of it.
+extern __shared__ float4 dynamic_shared[];
 
 // A shared array of a size known at compile time. The emulation has a definition of its own.
 #ifndef SHARED_ARRAY

@@ -22,7 +22,6 @@
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
-#define __align__(size) __attribute__((aligned(size)))
 #define __shared__
 #define SHARED_ARRAY(Type, name, size)                          \
   static emulation::SharedArray<Type, (size)> name##_of_blocks; \
@@ -38,7 +37,7 @@ struct alignas(16) int4 {
   int x, y, z, w;
 };
 
-__align__(1024) __shared__ float4 dynamic_shared[emulation::SHARED_CAPACITY / sizeof(float4)];
+alignas(16) __shared__ float4 dynamic_shared[emulation::SHARED_CAPACITY / sizeof(float4)];
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 

@@ -77,12 +77,16 @@ inline bool has_arrived(uint64_t* barrier, unsigned parity) {
   return false;
 }
 
+// Addresses of shared memory have 18 bits here.
+constexpr uint64_t WINDOW = 0x3ffff;
+inline uint64_t shared_address(const void* shared) { return reinterpret_cast<uintptr_t>(shared) & WINDOW; }
+
 // The matrix of rows that a descriptor tells: where the number at (row, column) lies.
 struct SharedRows {
   uint64_t start, apart;
 
   explicit SharedRows(uint64_t description)
-      : start(description << 4 & 0x3ffff), apart((description >> 32 & 0x3fff) << 4) {
+      : start(description << 4 & WINDOW), apart((description >> 32 & 0x3fff) << 4) {
     if (description >> 62 != 1 || apart != 1024) {
       std::fputs("CUDA emulation: rows are described that are not swizzled by 128 bytes\n", stderr);
       std::abort();
@@ -90,19 +94,23 @@ struct SharedRows {
   }
   template <typename T>
   float at(int row, int column) const {
-    // Bits 4 to 6 of an address are swapped by bits 7 to 9 of it.
+    // Bits 4 to 6 of an address are changed by bits 7 to 9 of it.
     const uint64_t linear = start + row / 8 * apart + row % 8 * 128 + column * 2;
     const uint64_t address = linear ^ (linear >> 7 & 7) << 4;
     T value;
-    std::memcpy(&value, reinterpret_cast<const char*>(dynamic_shared) + address, 2);
+    std::memcpy(&value,
+                reinterpret_cast<const char*>(dynamic_shared) + ((address - shared_address(dynamic_shared)) & WINDOW),
+                2);
     return number(value);
   }
 };
 
 inline uint64_t describe_rows(const void* shared) {
-  const auto address =
-      static_cast<uint64_t>(static_cast<const char*>(shared) - reinterpret_cast<char*>(dynamic_shared));
-  return uint64_t{1} << 62 | uint64_t{64} << 32 | uint64_t{1} << 16 | (address & 0x3ffff) >> 4;
+  if (shared_address(shared) >> 7 & 7) {
+    std::fputs("CUDA emulation: rows are described that do not begin an atom of 8\n", stderr);
+    std::abort();
+  }
+  return uint64_t{1} << 62 | uint64_t{64} << 32 | uint64_t{1} << 16 | shared_address(shared) >> 4;
 }
 
 inline std::map<unsigned, std::vector<std::function<void()>>> pending_products;  // by thread
