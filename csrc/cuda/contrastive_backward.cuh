@@ -89,9 +89,14 @@ struct AllNegative {
 
 // Makes gradients of the products in s, each multiplied by the factor of its column.
 template <typename T, bool BOUNDED, typename Pairs>
-__device__ void differentiate(const Backward& b, const Own& own, const Terms (&terms)[2], const Pairs& pairs, int first,
-                              Scores& s, const Tile& tile) {
+__device__ void differentiate(const Backward& b, const Own& own, const Pairs& pairs, int first, Scores& s,
+                              const Tile& tile) {
   const bool by_rows = !b.of_keys, by_columns = b.of_keys || b.p.single, supcon = b.p.supcon;
+  Terms row[2] = {};  // read anew for each tile: registers are short
+  if (by_rows) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) row[r] = {b.own.share[own.row(r)], b.own.shift[own.row(r)], b.own.pull[own.row(r)]};
+  }
   for_each_column([&](int j, int e, int c) {
     const float factor = tile.number(0, c);
     Terms column{};
@@ -103,7 +108,7 @@ __device__ void differentiate(const Backward& b, const Own& own, const Terms (&t
       const float power = BOUNDED ? exponential<T>(score) : 0.0f;
       const bool alike = pairs.is_alike(r, first + c);
       float g = 0.0f;
-      if (by_rows) g += gradient<T, BOUNDED>(score, power, terms[r], alike, supcon);
+      if (by_rows) g += gradient<T, BOUNDED>(score, power, row[r], alike, supcon);
       if (by_columns) g += gradient<T, BOUNDED>(score, power, column, alike, supcon);
       element = pairs.is_excluded(r, first + c) ? 0.0f : g * factor;
     }
@@ -118,11 +123,6 @@ __global__ void __launch_bounds__(THREADS, 1) sum_gradients(Backward b) {
   if (first_row >= *side.used) return;
   const Walk walk(side, b.other, b.p.single, first_row, static_cast<int>(block), b.plan.span);
   const Own own(walk);
-  Terms terms[2] = {};
-  if (!b.of_keys) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) terms[r] = {side.share[own.row(r)], side.shift[own.row(r)], side.pull[own.row(r)]};
-  }
   Loader loader(side, b.other, b.of_keys || b.p.single, b.plan.buffers);
   const int chunks = loader.chunks_of(panel);
   const bool bounded = b.p.bounded();
@@ -131,9 +131,9 @@ __global__ void __launch_bounds__(THREADS, 1) sum_gradients(Backward b) {
            [&](int first, Scores& s, const Tile& tile) {
              const auto differentiate_pairs = [&](const auto& pairs) {
                if (bounded) {
-                 differentiate<T, true>(b, own, terms, pairs, first, s, tile);
+                 differentiate<T, true>(b, own, pairs, first, s, tile);
                } else {
-                 differentiate<T, false>(b, own, terms, pairs, first, s, tile);
+                 differentiate<T, false>(b, own, pairs, first, s, tile);
                }
              };
              if (walk.is_mixed(first)) {

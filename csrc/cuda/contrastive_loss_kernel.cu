@@ -62,7 +62,7 @@ struct Work {
     Side s{};
     s.given = given;
     s.padded = static_cast<int>(blocks_of(given.count, ROWS) * ROWS);
-    s.chunks = static_cast<int>(blocks_of(setting.channels * element, CHUNK));
+    s.chunks = static_cast<int>(std::max<int64_t>(blocks_of(setting.channels * element, CHUNK), 1));
     s.used = carver.take<int>(1);
     s.place = carver.take<int>(given.count);
     if (given.ids != nullptr) s.ids = carver.take<int64_t>(s.padded);

@@ -44,7 +44,7 @@ struct WarpProducts : TensorCores {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int own_row = first_row + lane % 16, own_byte = lane / 16 * 16;
     const int other_row = lane / 16 * 8 + lane % 8, other_byte = lane / 8 % 2 * 16;
-#pragma unroll 2
+#pragma unroll 1  // the backward sweep has no registers to spare
     for (int byte = 0; byte < chunks * CHUNK; byte += 32) {
       uint32_t left[4];
       load_matrices(left, own + within_tile(own_row, byte + own_byte));

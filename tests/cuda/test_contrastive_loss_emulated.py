@@ -16,8 +16,16 @@ from pyeqgan import reference
 MODES = ("per_positive", "supcon")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # M, N, D, classes: off blocks of 128 rows, tiles of 64 columns and chunks of 64 or 32 channels; one row, no partner;
-# more classes than rows; two segments.
-SIZES = ((37, 70, 5, 3), (150, 201, 64, 4), (65, 129, 77, 2), (1, 1, 3, 1), (130, 63, 16, 40), (5, 600, 9, 2))
+# no channel; more classes than rows; two segments.
+SIZES = (
+    (37, 70, 5, 3),
+    (150, 201, 64, 4),
+    (65, 129, 77, 2),
+    (1, 1, 3, 1),
+    (9, 7, 0, 2),
+    (130, 63, 16, 40),
+    (5, 600, 9, 2),
+)
 
 
 def problem(m, n, d, classes, dtype, separate):
