@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .launchers import BilateralPropagation, Consistency, Fusion
+from .launchers import BilateralPropagation, Consistency, ContrastiveLoss, Fusion
 
 ROOT = Path(__file__).parents[2]
 EMULATION = ROOT / "tests/cuda/emulation"
@@ -48,12 +48,12 @@ def build() -> Build:
 
 
 @pytest.fixture(scope="session")
-def emulate(build: Build) -> Callable[[Path], ctypes.CDLL]:
+def emulate(build: Build) -> Callable[..., ctypes.CDLL]:
     """Compile a .cu file as C++ under the emulation of CUDA's execution model, with EMULATION_SANITIZE=1 sanitized."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
 
-    def load(source: Path) -> ctypes.CDLL:
+    def load(source: Path, *options: str) -> ctypes.CDLL:
         command = [
             "g++",
             "-std=c++17",
@@ -67,6 +67,7 @@ def emulate(build: Build) -> Callable[[Path], ctypes.CDLL]:
             "-Werror",
         ]
         command += ["-Wno-unknown-pragmas", f"-I{EMULATION}", f"-I{ROOT / 'csrc/cuda'}", f'-DKERNEL_FILE="{source}"']
+        command += options
         command += SANITIZE if os.environ.get("EMULATION_SANITIZE") == "1" else []
         path, _ = build([*command, str(EMULATION / "emulate.cpp"), "-o"], f"{source.stem}.so")
         library = ctypes.CDLL(str(path))
@@ -88,15 +89,22 @@ def device(bilateral: BilateralPropagation) -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture(scope="session")
-def bilateral(emulate: Callable[[Path], ctypes.CDLL]) -> BilateralPropagation:
+def bilateral(emulate: Callable[..., ctypes.CDLL]) -> BilateralPropagation:
     return BilateralPropagation(emulate(ROOT / "csrc/cuda/bilateral_propagation_kernel.cu"))
 
 
 @pytest.fixture(scope="session")
-def fusion(emulate: Callable[[Path], ctypes.CDLL]) -> Fusion:
+def fusion(emulate: Callable[..., ctypes.CDLL]) -> Fusion:
     return Fusion(emulate(ROOT / "csrc/cuda/fusion_kernel.cu"))
 
 
 @pytest.fixture(scope="session")
-def consistency(emulate: Callable[[Path], ctypes.CDLL]) -> Consistency:
+def consistency(emulate: Callable[..., ctypes.CDLL]) -> Consistency:
     return Consistency(emulate(ROOT / "csrc/cuda/consistency_loss_kernel.cu"))
+
+
+@pytest.fixture(scope="session", params=["sm_80", "sm_90a"])
+def contrastive(emulate: Callable[..., ctypes.CDLL], request: pytest.FixtureRequest) -> ContrastiveLoss:
+    """On a GPU with the instructions of sm_80, and with those of sm_90a."""
+    options = ["-DCUDA_EMULATION_SM90"] if request.param == "sm_90a" else []
+    return ContrastiveLoss(emulate(ROOT / "csrc/cuda/contrastive_loss_kernel.cu", *options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_bool, c_float, c_int, c_int64, c_void_p
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -190,4 +191,84 @@ class Consistency:
             scales, c_int64(len(scales)), c_int(self.DISTANCES.index(distance)), c_int(DTYPES[equalized[0].dtype]),
             _pointer(grad_loss), None,
         )  # fmt: skip
+        return grads
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("features", c_void_p),
+        ("stride", c_int64 * 2),
+        *((name, c_void_p) for name in ("labels", "order", "ids")),
+        ("count", c_int64),
+    )
+
+
+class _Contrast(ctypes.Structure):
+    _fields_ = (
+        *((name, _Rows) for name in ("queries", "keys")),
+        *((name, c_bool) for name in ("single", "normalize", "supcon")),
+        *((name, c_int64) for name in ("channels", "ignore_index")),
+        ("temperature", c_void_p),
+        ("temperature_value", c_float),
+        ("dtype", c_int),
+    )
+
+
+class ContrastiveLoss:
+    """Those of contrastive_loss, with the arguments of the operation. A temperature tensor is read by the kernels."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.pyeqgan_contrastive_loss_workspace.restype = c_int64
+        self.result = 0
+
+    def _rows(self, features: Tensor, labels: Tensor, ids: Tensor | None) -> _Rows:
+        order = torch.arange(len(labels)) if ids is None else ids.sort(stable=True).indices
+        ascending, places = labels[order].sort(stable=True)
+        self.kept += [ascending, order := order[places]]
+        pointers = (ascending.data_ptr(), order.data_ptr(), None if ids is None else ids.data_ptr())
+        return _Rows(features.data_ptr(), _sizes(features.stride()), *pointers, len(labels))
+
+    def _problem(
+        self, queries: Tensor, query_labels: Tensor, keys: Tensor | None, key_labels: Tensor | None,
+        temperature: float | Tensor, mode: str, normalize: bool, ignore_index: int, query_ids: Tensor | None,
+        key_ids: Tensor | None,
+    ) -> _Contrast:  # fmt: skip
+        self.kept: list[Tensor] = []  # what the description points to
+        own = self._rows(queries, query_labels, query_ids)
+        others = _Rows() if keys is None or key_labels is None else self._rows(keys, key_labels, key_ids)
+        value = float("nan") if isinstance(temperature, Tensor) else temperature
+        return _Contrast(
+            own, others, keys is None, normalize, mode == "supcon", queries.shape[1], ignore_index,
+            temperature.data_ptr() if isinstance(temperature, Tensor) else None, value, DTYPES[queries.dtype],
+        )  # fmt: skip
+
+    def _workspace(self, about: _Contrast, backward: bool) -> Tensor:
+        bytes_ = self.library.pyeqgan_contrastive_loss_workspace(ctypes.byref(about), c_bool(backward))
+        return torch.full((bytes_ // 4,), torch.nan)
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        about, rows = self._problem(*arguments), len(arguments[0])
+        loss, boundary, weight = (torch.full((rows,), torch.nan) for _ in range(3))
+        count, workspace = torch.full((rows,), -1), self._workspace(about, False)
+        self.result = self.library.pyeqgan_contrastive_loss(
+            ctypes.byref(about), *map(_pointer, (loss, boundary, weight, count, workspace)), None
+        )
+        return loss, boundary, weight, count
+
+    def backward(
+        self, grad_loss: Tensor, *arguments: Any, boundary: Tensor, weight: Tensor,
+        needs: Sequence[bool] = (True, True, True),
+    ) -> list[Tensor | None]:  # fmt: skip
+        queries, keys = arguments[0], arguments[2]
+        about = self._problem(*arguments)
+        like = (queries.contiguous(), None if keys is None else keys.contiguous(), torch.empty(()))
+        grads = [
+            torch.full_like(x, torch.nan) if x is not None and need else None
+            for x, need in zip(like, needs, strict=True)
+        ]
+        workspace = self._workspace(about, True)
+        self.result = self.library.pyeqgan_contrastive_loss_backward(
+            ctypes.byref(about), *map(_pointer, (grad_loss, boundary, weight, *grads, workspace)), None
+        )
         return grads

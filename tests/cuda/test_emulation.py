@@ -51,6 +51,20 @@ def test_shared_memory_starts_as_nan(library):
     assert out.isnan().all()
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_is_copied_in_the_background_is_there_once_it_was_waited_for(library, waits):
+    x, out = torch.randn(32), torch.zeros(32)
+    assert library.run_copied(pointer(x), pointer(out), c_bool(waits)) == 0
+    assert torch.equal(out, x) if waits else out.isnan().any()
+
+
+def test_products_of_a_warp(library):
+    seed_everything()
+    x, out = torch.randint(-9, 9, (16, 16)).float(), torch.full((2, 16, 8), torch.nan)
+    assert library.run_multiplied(pointer(x), pointer(out)) == 0
+    assert torch.equal(out[0], x @ x[:8].T) and torch.equal(out[1], x @ x[:, :8])
+
+
 def test_warp_exchanges_also_in_a_partial_warp(library):
     seed_everything()
     x, out = torch.randint(0, 9, (40,)).float(), torch.full((40, 5), torch.nan)

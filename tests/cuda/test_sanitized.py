@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
         ("bilateral_propagation_emulated", "(pieces and 101376) or asked or (passes and sliced)"),
         ("fusion_emulated", "asked or first_matches or (131 and bfloat16)"),
         ("consistency_loss_emulated", "asked or tiny"),
+        ("contrastive_loss_emulated", "asked or (truth and 37 and bfloat16)"),
         pytest.param("*_emulated", "not asked", marks=pytest.mark.slow),
     ],
 )

@@ -17,6 +17,7 @@
 #include "cuda_runtime_api.h"
 #include "fibers.h"
 
+#define CUDA_EMULATION
 #define __host__
 #define __device__
 #define __global__
@@ -44,6 +45,17 @@ using std::isnan;
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline float __fdividef(float a, float b) { return a / b; }
+inline float __expf(float x) { return std::exp(x); }
+inline int __float_as_int(float value) {
+  int bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+inline float __int_as_float(int bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 
 inline void __syncthreads() { emulation::Block::running->wait(emulation::BLOCK); }
 inline void __syncwarp(unsigned = ~0u) { emulation::Block::running->wait(emulation::WARP); }
@@ -93,3 +105,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   return cudaSuccess;
 }
+
+#include "ptx.h"
+
+#ifdef CUDA_EMULATION_SM90
+#include "hopper.h"
+#endif

@@ -82,6 +82,12 @@ class Block {
     leave(false);
   }
 
+  // Lets the others run, and is run again.
+  void yield() {
+    yielded_ = true;
+    leave(false);
+  }
+
   // The value that thread `lane` of this warp brings; its own where there is none.
   template <typename T>
   T exchange(T value, int lane) {
@@ -93,12 +99,27 @@ class Block {
     return value;
   }
 
+  // Calls use(of), in which of(i) is what thread i of this warp brings: all must come.
+  template <typename T, typename Use>
+  void share(const T& value, Use use) {
+    static_assert(sizeof(T) <= sizeof(Slot));
+    std::memcpy(&slots_[current_], &value, sizeof(T));
+    wait(WARP);
+    const Slot* const first = &slots_[current_ / 32 * 32];
+    use([first](int lane) {
+      T brought;
+      std::memcpy(&brought, first + lane, sizeof(T));
+      return brought;
+    });
+    wait(WARP);
+  }
+
   int lanes() const { return std::min(32, static_cast<int>(waits_.size()) - static_cast<int>(current_ / 32 * 32)); }
 
  private:
   static constexpr size_t STACK = 256 * 1024;
   struct Slot {
-    char bytes[16];
+    char bytes[32];
   };
 
   static std::vector<std::vector<char>>& stacks() {
@@ -139,7 +160,7 @@ class Block {
   }
 
   void open_barriers() {
-    bool moved = false;
+    bool moved = std::exchange(yielded_, false);
     const unsigned threads = static_cast<unsigned>(waits_.size());
     auto open = [&](unsigned first, unsigned last, Barrier barrier) {
       const auto begin = waits_.begin() + first, end = waits_.begin() + last;
@@ -179,6 +200,7 @@ class Block {
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_size_ = 0;
   unsigned current_ = 0;
+  bool yielded_ = false;
 };
 
 }  // namespace emulation
