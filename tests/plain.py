@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyeqgan.reference import (  # noqa: F401
-    activate,
     activated_conv2d,
     bilateral_propagation,
     contrastive_loss,
