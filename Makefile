@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-asan test-tsan fuzz docs wheel lint format bench bench-pytest bench-compare \
+.PHONY: help install demo demo-ecgan test test-all test-asan test-tsan fuzz docs wheel lint format bench bench-pytest bench-compare \
 	bench-instructions bench-instructions-update gpu-check clean
 
 help: ## list the targets
@@ -37,6 +37,14 @@ demo: $(STAMP) ## train on the embedded data, generate unseen classes, leave dem
 	$(BIN)/pyeqgan train --output demo $(DEMO) $$(test ! -e demo/config.yaml || echo --resume)
 	$(BIN)/pyeqgan evaluate --checkpoint demo --output demo/evaluation --fakes-per-class 32 --force
 	$(BIN)/pyeqgan report demo --force
+
+DEMO_ECGAN := --model ecgan --image-height 64 --image-width 64 --width 0.125 --upsamplings 4 --batch-size 4 --steps 1200 \
+	--generator-rate 1e-3 --discriminator-rate 1e-3 --ema-decay 0.99 --contrast-pixels 64 \
+	--checkpoint-every 200 --sample-every 200
+demo-ecgan: $(STAMP) ## train on embedded label maps, paint those kept apart, leave demo-ecgan/report.html (minutes)
+	$(BIN)/pyeqgan train --output demo-ecgan $(DEMO_ECGAN) $$(test ! -e demo-ecgan/config.yaml || echo --resume)
+	$(BIN)/pyeqgan evaluate --checkpoint demo-ecgan --output demo-ecgan/evaluation --force
+	$(BIN)/pyeqgan report demo-ecgan --force
 
 test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 PYEQGAN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n auto $(ARGS)
@@ -91,4 +99,4 @@ gpu-check: ## build, check and time every kernel on the GPU of this machine, and
 	$(PYTHON) benchmarks/gpu_check.py
 
 clean: ## remove everything make has made
-	rm -rf $(VENV) build dist demo *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist demo demo-ecgan *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

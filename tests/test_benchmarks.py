@@ -7,15 +7,18 @@ import importlib.util
 import json
 import random
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from sampling import seed_everything
 
-from pyeqgan.benchmarks import baselines, compare, harness, machine, report, step
+from pyeqgan.benchmarks import ablation, baselines, compare, harness, machine, report, step
 from pyeqgan.benchmarks.cases import cases
+from pyeqgan.data.layouts import source
 from pyeqgan.errors import UserError
+from pyeqgan.options import EvaluateOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -282,3 +285,28 @@ def test_the_instruction_gate_fails_above_three_per_cent():
     wrong = gate.compare({"a": 1031, "b": 1029, "new": 5}, recorded)
     assert sorted(w.partition(":")[0] for w in wrong) == ["a", "gone", "new"]
     assert gate.compare({"a": 500}, {"a": 1000}) == []
+
+
+def test_the_ablation_is_done_once_and_tabled(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "CONTRASTS", ("none", "multi"))
+    monkeypatch.setattr(ablation, "SEEDS", (0,))
+    small = {"image_height": 16, "image_width": 16, "upsamplings": 3, "batch_size": 2}
+    monkeypatch.setattr(ablation, "TRAINING", {**ablation.TRAINING, **small})
+    monkeypatch.setattr(source, "EMBEDDED_TRAIN", 20)
+    monkeypatch.setattr(source, "EMBEDDED_TEST", 12)
+    monkeypatch.setattr(ablation, "EvaluateOptions", partial(EvaluateOptions, feature_steps=2))
+    output, file = tmp_path / "runs", tmp_path / "table.json"
+    for _ in range(2):
+        ablation.main(["--output", str(output), "--steps", "1"])
+    told = capsys.readouterr().out
+    assert told.count("finished: 1 steps") == 2 and told.count("is finished: all its 1 steps are done") == 2
+    assert len(list(output.glob("*/evaluation/segmenter_*.safetensors"))) == 2
+    ablation.main(["--output", str(output), "--steps", "1", "--table", str(file)])
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| none", "| multi", "| painter", "| real"]
+    kept = json.loads(file.read_text())
+    numbers = json.loads((output / "multi-0" / "evaluation" / "metrics.json").read_text())
+    expected = numbers["scores"]["generator"]["estimates"]["miou"]["value"]
+    assert kept["generator"]["multi"]["miou"] == [expected] and f"{expected:.3f}" in rows[3]
+    with pytest.raises(SystemExit):
+        ablation.main(["--output", str(output), "--runs", "both-7"])

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def checkout(tmp_path_factory):
     """A copy of the sources, so that building leaves nothing in the tree."""
     target = tmp_path_factory.mktemp("checkout")
-    ignore = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "demo", "runs")
+    ignore = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "demo*", "runs")
     shutil.copytree(ROOT, target, ignore=ignore, dirs_exist_ok=True)
     return target
 

@@ -97,7 +97,7 @@ def _losses(metrics: list[dict[str, float]]) -> str:
 
 
 def _configuration(config: TrainOptions) -> str:
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)} | {"model": "eqgan"}
     told = {n: v for n, v in config.to_dict().items() if v != defaults[n] and v is not None and n != "device"}
     command = shlex.join(["pyeqgan", "train", "--output", str(config.output), *_arguments(told)])
     return (
