@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,10 +80,17 @@ def rows_picture(rows: Sequence[tuple[str, Mapping[str, Pixels]]], titles: Mappi
     height, width = rows[0][1][columns[0]].shape[1:3]
     tile = min(max(LEAST_TILE, height), LARGEST_TILE)
     across = round(tile * width / height)
-    widest = {column: max(len(pictures[column]) for _, pictures in rows) * (across + GAP) for column in columns}
+    font = ImageFont.load_default(13)
+    widest = {
+        column: max(
+            max(len(pictures[column]) for _, pictures in rows) * (across + GAP),
+            math.ceil(font.getlength(titles.get(column, column))),
+        )
+        for column in columns
+    }
     size = (sum(widest.values()) + WIDE_GAP * len(columns), TEXT + len(rows) * (TEXT + tile + GAP))
     canvas = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(canvas)
     left = WIDE_GAP // 2
     for number, column in enumerate(columns):
         draw.text((left, 1), titles.get(column, column), fill="black", font=font)

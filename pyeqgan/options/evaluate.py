@@ -42,7 +42,7 @@ class EvaluateOptions:
     """Compare images in the features of a network trained on the seen classes (of the segmenter of layouts), kept in
     --output; or of FID's Inception network, whose numbers compare with published ones."""
     feature_steps: int | None = None
-    """Training steps of the network on the seen classes, default 200; of the segmenter of layouts, default 400."""
+    """Training steps of the network on the seen classes, default 200; of the segmenter of layouts, default 250."""
     lpips: Backbone | None = None
     """Measure LPIPS, too, with this backbone; papers on few-shot generation report vgg."""
     weights: Path | None = None
