@@ -24,9 +24,9 @@ def layout_conv2d(
     weight: Tensor,
     bias: Tensor,
     *,
-    stride: int,
-    padding: int,
-    activation: str | None,
+    stride: int = 1,
+    padding: int = 0,
+    activation: str | None = None,
     negative_slope: float = 0.2,
 ) -> Tensor:
     y = F.conv2d(one_hot(labels, weight.shape[1], -1, weight.dtype), weight, bias, stride, padding)

@@ -131,7 +131,7 @@ def test_two_processes_share_the_discriminator_end_on_sigterm_and_one_goes_on(st
     shared = min(done + 2, len(expected))
     assert_same_losses(runs.losses(output)[:shared], expected[:shared])
     images = tuple(sorted((data / "d").iterdir())[:2])
-    generate(GenerateOptions(output, images, tmp_path / "new", count=2, device="cpu"), print)
+    generate(GenerateOptions(output, tmp_path / "new", images, count=2, device="cpu"), print)
     assert (tmp_path / "new" / "generated_001.png").exists()
 
 
