@@ -26,9 +26,10 @@ notes:
   into its folder. SIGTERM or Ctrl-C end it with a checkpoint, and with status
   128 plus the signal's number.
   The learning rate is constant for half of --steps, then falls linearly to 0.
-  With --resume only --steps, --data (the same images elsewhere), the three intervals, --prefetch, --workers, --device,
-  --devices, --nodes and --strategy may differ from the run's. With more --steps
-  the learning rate is that of the new total from there on, so it may rise again.
+  With --resume only --steps, --data (the same images elsewhere), --weights, the
+  three intervals, --tensorboard, --prefetch, --workers, --device, --devices,
+  --nodes and --strategy may differ from the run's. With more --steps the learning
+  rate is that of the new total from there on, so it may rise again.
   On the CPU, with as many threads and processes, a resumed run ends bit for bit
   as one that was never interrupted; another number of processes changes rounding
   only. With --nodes the same command runs on every machine, with MASTER_ADDR,

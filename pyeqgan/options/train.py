@@ -60,7 +60,7 @@ class TrainOptions:
     batch_size: int = 8
     """Rows of a step's batch, of all processes together."""
     seed: int = 0
-    """Seed of everything random: initial weights, episodes, fusion. The embedded flowers are always the same."""
+    """Seed of everything random: initial weights, batches, what networks draw. Embedded data are always the same."""
     ema_decay: float = 0.999
     """How much of the generator's running average a step keeps; samples and checkpoints use that average."""
     checkpoint_every: int = 1000
