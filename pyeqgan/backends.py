@@ -96,6 +96,7 @@ def _cuda_sources() -> str:
 
 def operations() -> list[str]:
     """The names of the public operations, sorted."""
+    importlib.import_module("pyeqgan.functional")  # which defines them
     return sorted({*(n for n in _library.ORACLES if not n.endswith("_backward")), *COMPOSED})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -140,3 +141,9 @@ def test_info_is_json():
     assert report["cpu"]["capability"] in ("DEFAULT", "AVX2", "AVX512", "AMX")
     assert report["operations"]["bilateral_propagation"]["cpu"]["backend"] == "native"
     assert "-O3" in report["build"]["flags"] or "-fsanitize" in report["build"]["flags"]
+
+
+def test_every_operation_is_explained_before_any_is_imported():
+    code = "from pyeqgan import backends; print(sorted(backends.explain()))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(told.strip()) == backends.operations() and "contrastive_loss" in told
