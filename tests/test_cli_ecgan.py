@@ -104,6 +104,13 @@ def test_layouts_are_painted_as_they_were_named(pyeqgan, layouts, trained, tmp_p
     assert np.array_equal(grid[56:72, 2:18], before["test_0.png"])
 
     assert f"{output} already holds" in refused(pyeqgan(*arguments, folder))
+    one_by_one = tmp_path / "one by one"
+    assert (
+        pyeqgan("generate", "--checkpoint", trained, "--output", one_by_one, "--batch-size", 1, "--layouts", folder)[0]
+        == 0
+    )
+    for name, picture in before.items():
+        assert np.abs(pixels(one_by_one / name).astype(int) - picture).max() <= 1, name
     (output / "mine.png").write_bytes(b"mine")
     assert pyeqgan(*arguments, folder / "test_0.png", "--force")[0] == 0
     assert (output / "mine.png").read_bytes() == b"mine"
@@ -125,6 +132,11 @@ def test_what_cannot_be_painted(pyeqgan, layouts, trained, with_instances, tmp_p
     assert "would be called test_0.png" in generate("--layouts", labels, labels / "test_0.png")
     assert "without the borders" in generate("--layouts", labels, "--instances", labels)
     assert "expected a map for each of the 2 layouts, got 0" in generate("--layouts", labels, checkpoint=with_instances)
+    before = {path.name: path.read_bytes() for path in labels.iterdir()}
+    for more in ([], ["--force"]):
+        told = refused(pyeqgan("generate", "--checkpoint", trained, "--output", labels, "--layouts", labels, *more))
+        assert "is a label map that is read" in told
+    assert {path.name: path.read_bytes() for path in labels.iterdir()} == before
     wrong = tmp_path / "wrong.png"
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(wrong)
     assert "label 7 in" in generate("--layouts", wrong)

@@ -14,7 +14,6 @@ from pyeqgan.data import to_uint8
 from pyeqgan.data.images import Pixels
 from pyeqgan.data.layouts import (
     Coding,
-    Labels,
     LayoutSplit,
     coloured,
     instance_edges,
@@ -67,17 +66,26 @@ def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, repo
     config, coding = generator.config, Coding(**checkpoint.about["coding"])
     files = _files(options.layouts)
     size = (config.image_height, config.image_width)
-    labels = np.stack([read_labels(str(path), coding, size) for path in files])
-    outlines = _outlines(files, _files(options.instances) if options.instances else [], config)
-    places = _places(files, options)
-    output = generator.to(device).generate(torch.from_numpy(labels), outlines, batch_size=options.batch_size)
-    pictures = {name: to_uint8(maps) for name, maps in output.modalities.items()}
-    final = to_uint8(output.final)
-    for index, (image, edges) in enumerate(places):
-        write_whole(image, png(Image.fromarray(final[index])))
-        if "edges" in pictures:
-            write_whole(edges, png(Image.fromarray(pictures["edges"][index])))
-    write_whole(options.output / f"{GRID}.png", png(_grid(labels, list(pictures.values()))))
+    # All are read before one is painted, so that a wrong one is told at once.
+    labels = np.stack([read_labels(str(path), coding, size).astype(np.int16) for path in files])
+    instances = _files(options.instances)
+    outlines = _outlines(files, instances, config)
+    places = _places(files, [*files, *instances], options)
+    generator.to(device)
+    shown: dict[str, list[Pixels]] = {}
+    for start in range(0, len(files), options.batch_size):
+        part = slice(start, start + options.batch_size)
+        layouts = torch.from_numpy(labels[part].astype(np.int64))
+        output = generator.generate(layouts, None if outlines is None else outlines[part], batch_size=len(layouts))
+        pictures = {name: list(to_uint8(maps)) for name, maps in output.modalities.items()}
+        for index, (image, edges) in enumerate(places[part]):
+            write_whole(image, png(Image.fromarray(pictures["refined" if "refined" in pictures else "images"][index])))
+            if "edges" in pictures:
+                write_whole(edges, png(Image.fromarray(pictures["edges"][index])))
+        for name, images in pictures.items():
+            shown[name] = [*shown.get(name, []), *images][:MOST_IN_GRID]
+    rows = [list(coloured(labels[:MOST_IN_GRID].astype(np.int64))), *shown.values()]
+    write_whole(options.output / f"{GRID}.png", png(image_grid(rows)))
     report(f"images and edges of {len(files)} layouts and {GRID}.png in {options.output}")
 
 
@@ -187,21 +195,22 @@ def _outlines(files: Sequence[Path], instances: Sequence[Path], config: ECGANCon
     return torch.from_numpy(instance_edges(np.stack([read_instances(str(path), size) for path in instances]))[:, None])
 
 
-def _places(files: Sequence[Path], options: GenerateOptions) -> list[tuple[Path, Path]]:
-    """Where image and edges of each layout go: no two to one file, and no file of before is lost unless asked for."""
+def _places(files: Sequence[Path], read: Sequence[Path], options: GenerateOptions) -> list[tuple[Path, Path]]:
+    """Where image and edges of each layout go: no two to one file, none over a file that was read, and no file of
+    before is lost unless asked for."""
     names = [GRID, *(f"{path.stem}{kind}" for path in files for kind in ("", "_edges"))]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two pictures would be called {twice[0]}.png: rename a layout")
     output = options.output
+    targets = [output / f"{name}.png" for name in names]
+    given = {path.resolve() for path in read}
+    lost = [path for path in targets if path.resolve() in given]
+    if lost:
+        raise UserError(f"{lost[0]} is a label map that is read: --output must be another folder")
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    there = [name for name in names if (output / f"{name}.png").exists()]
+    there = [path for path in targets if path.exists()]
     if there and not options.force:
-        raise UserError(f"{output} already holds {there[0]}.png: --force replaces what would be written there")
+        raise UserError(f"{output} already holds {there[0].name}: --force replaces what would be written there")
     return [(output / f"{path.stem}.png", output / f"{path.stem}_edges.png") for path in files]
-
-
-def _grid(labels: Labels, maps: Sequence[Pixels]) -> Image.Image:
-    """The first layouts in a row, and below them a row of each modality."""
-    return image_grid([list(row[:MOST_IN_GRID]) for row in (coloured(labels), *maps)])
