@@ -67,7 +67,9 @@ def test_of_one_channel_only_the_sign_counts():
     equalized, decoded = pyramids(((2, 1, 5, 9),), torch.float32)
     loss, *grads = run(equalization_consistency_loss, equalized, decoded)
     torch.testing.assert_close(loss, 2 * (equalized[0] * decoded[0] < 0).float().mean())
-    assert all(g.abs().max() < 1e-5 for g in grads)
+    # Each gradient is 1/(M·|f|) times a difference that is zero but for rounding: |f| may be small, not the relation.
+    for grad, feature in zip(grads, (*equalized, *decoded), strict=True):
+        assert (grad * feature).abs().max() < 1e-6 / feature.numel()
 
 
 def test_zeros_and_tiny_vectors_are_those_of_torch():
