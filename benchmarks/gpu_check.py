@@ -44,7 +44,7 @@ def parts() -> dict[str, list[str] | str]:
 def main() -> int:
     """Run what has not passed yet; returns 0 if all has, 1 if not, 2 without a GPU."""
     if not torch.cuda.is_available():
-        print("gpu-check: torch sees no CUDA device here", file=sys.stderr)
+        print(f"gpu-check: torch {torch.__version__} sees no CUDA device here", file=sys.stderr)
         return 2
     properties = torch.cuda.get_device_properties(0)
     label = "-".join(re.findall("[a-z0-9]+", properties.name.lower()))
