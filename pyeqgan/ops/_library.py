@@ -27,6 +27,9 @@ _TAGS = (
     getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),
 )
 
+# The types of device that have an autocast, "meta" has none; asked here, since torch 2.11 cannot compile the question.
+_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu")))
+
 
 def define(schema: str, *, oracle: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define the operation of ``schema`` with the oracle in every device's slot."""
@@ -196,11 +199,16 @@ def empty_image(x: Tensor, channels: int, height: int | None = None, width: int 
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
+def autocast_enabled(device: str) -> bool:
+    """Whether there is an autocast of this type of device, and it is on."""
+    return device in _AUTOCAST and torch.is_autocast_enabled(device)
+
+
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Under autocast, the image operations' policy: these tensors (float64 excepted) in the autocast dtype."""
     values = (x, *others)
     device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not autocast_enabled(device):
         return values
     dtype = torch.get_autocast_dtype(device)
     return tuple(v if v is None or v.dtype == torch.float64 else v.to(dtype) for v in values)

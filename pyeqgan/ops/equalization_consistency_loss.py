@@ -54,7 +54,7 @@ def equalization_consistency_loss(
         check.tensor(NAME, f"decoded[{i}]", d, shape=e.shape)
     device = equalized[0].device
     dtype = equalized[0].dtype
-    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    autocast = library.autocast_enabled(device.type)
     if autocast and dtype != torch.float64:
         equalized, decoded, dtype = (
             [e.float() for e in equalized],
