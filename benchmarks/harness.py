@@ -247,9 +247,11 @@ def main(
         The exit status: 1 if a case did not match or none ran, else 0.
 
     Raises:
-        UserError: an unknown operation or stage, or ``output`` exists.
+        UserError: an unknown operation or stage, fewer than 2 rounds, or ``output`` exists.
     """
     chosen = select(operations, tiny=tiny)
+    if rounds < 2:
+        raise UserError(f"bench: rounds: expected at least 2, which have a spread, got {rounds}")
     for stage in stages:
         if stage not in STAGES:
             raise UserError(f"bench: stages: expected among {', '.join(STAGES)}, got {stage!r}")
