@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyeqgan import functional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "ActivatedConv2d",
@@ -372,9 +375,14 @@ class MultiScaleContrastiveLoss(nn.Module):
         self.max_pixels = max_pixels
 
     def forward(
-        self, features: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None
+        self,
+        features: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        group: ProcessGroup | None = None,
     ) -> Tensor:
-        """Return the loss of the pyramid; ``generator`` makes the pixel sampling reproducible."""
+        """Return the loss of the pyramid, with ``generator`` and ``group`` as in the function."""
         temperature = self.temperature if self.log_temperature is None else self.log_temperature.exp()
         return functional.multiscale_contrastive_loss(
             features,
@@ -387,6 +395,7 @@ class MultiScaleContrastiveLoss(nn.Module):
             ignore_index=self.ignore_index,
             max_pixels=self.max_pixels,
             generator=generator,
+            group=group,
         )
 
     def extra_repr(self) -> str:

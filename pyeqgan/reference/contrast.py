@@ -134,8 +134,14 @@ def pixels_of_scale(
     ignore_index: int,
     max_pixels: int | None,
     generator: torch.Generator | None,
+    *,
+    images: int | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
+    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,).
+
+    Of a batch of ``images`` these are from the ``first`` on: the draw is that of all, whoever has the others.
+    """
     height, width = features.shape[2:]
     rows = torch.arange(height, device=labels.device) * labels.shape[1] // max(height, 1)
     columns = torch.arange(width, device=labels.device) * labels.shape[2] // max(width, 1)
@@ -143,14 +149,18 @@ def pixels_of_scale(
     pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
     if max_pixels is None:
         return pixels, flat
-    chosen = _sample_pixels(resized.flatten(1), ignore_index, max_pixels, generator)
+    drawn = torch.rand(images or len(labels), height * width, device=labels.device, generator=generator)
+    chosen = _sample_pixels(resized.flatten(1), drawn[first : first + len(labels)], ignore_index, max_pixels)
     return pixels[chosen], flat[chosen]
 
 
-def _sample_pixels(labels: Tensor, ignore_index: int, max_pixels: int, generator: torch.Generator | None) -> Tensor:
-    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending."""
+def _sample_pixels(labels: Tensor, drawn: Tensor, ignore_index: int, max_pixels: int) -> Tensor:
+    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending.
+
+    Those with the smallest of the numbers ``drawn`` (B,HW).
+    """
     batch, size = labels.shape
-    order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
+    order = drawn.argsort(1)
     shuffled = labels.gather(1, order)
     grouped = shuffled.argsort(dim=1, stable=True)
     classes = shuffled.gather(1, grouped)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric, seed_everything
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import is_torchelastic_launched
 from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
@@ -65,7 +65,8 @@ class Engine:
         self._processes = processes
         self._fabric = processes.fabric
         if processes.count > 1:
-            synchronize_batch_norm(generator)
+            for network in self.networks.values():
+                synchronize_batch_norm(network)
             if options.strategy == "fsdp":
                 for name in system.sharded:
                     shard(self.networks[name])
@@ -88,6 +89,7 @@ class Engine:
             self.step,
             step_rng(options.seed, self.step),
             count,
+            self._processes.group,
             self._processes.rows(options.batch_size),
             self._fabric.backward,
             self._fabric.autocast,
@@ -101,7 +103,9 @@ class Engine:
                 self._update(name, learning_rate(self._rates[name], self.step, options.steps))
             losses |= {f"{player}/{name}": loss for name, loss in found.items()}
         with record_function("average"):
-            self.average.update(self.networks["generator"])
+            self.average.update(self.networks["generator"], whole)
+        for network in self.networks.values():  # those that a player only looked at, too
+            _free(network)
         self.step += 1
         return losses
 
@@ -150,9 +154,7 @@ class Engine:
 
     def _update(self, name: str, rate: float) -> None:
         optimizer, network = self._optimizers[name], self.networks[name]
-        for sharded in self.networks.values():
-            if isinstance(sharded, FSDPModule):
-                sharded.reshard()
+        _free(network)
         if not isinstance(network, FSDPModule):  # which has averaged its gradients
             self._processes.average_gradients(network.parameters())
         for group in optimizer.param_groups:
@@ -208,6 +210,12 @@ def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return Processes(fabric)
+
+
+def _free(network: nn.Module) -> None:
+    """Give back the weights that a sharded network has gathered; the next pass gathers them anew."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
 
 
 def learning_rate(base: float, step: int, steps: int) -> float:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from pyeqgan.options import TrainOptions
@@ -31,6 +32,7 @@ class Turn:
         step: number of the training step, from 0.
         rng: randomness of this step, on the CPU; players draw from it one after another.
         processes: how many processes take this step, each with as many rows of one batch.
+        group: in which they meet; None for one process.
         rows: which rows of the whole batch are this process's.
         backward: called on each scalar loss; Fabric's in the engine.
         autocast: makes the context of each forward pass, and of nothing else; Fabric's in the engine.
@@ -39,6 +41,7 @@ class Turn:
     step: int
     rng: torch.Generator
     processes: int
+    group: ProcessGroup | None
     rows: slice
     backward: Backward
     autocast: Autocast

@@ -52,7 +52,7 @@ class ECGANSystem:
         UserError: the data cannot be read, or the networks not be built.
     """
 
-    sharded = ()
+    sharded = ("generator", "discriminator")
 
     def __init__(self, options: ECGANOptions) -> None:
         self._split = _open_data(options)
@@ -132,6 +132,7 @@ class ECGANSystem:
             self._made,
             batch,
             weights=self._weights,
+            group=turn.group,
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -148,6 +149,7 @@ class ECGANSystem:
             output,
             batch,
             weights=self._weights,
+            group=turn.group,
             perceptual=self._perceptual,
             rng=turn.rng,
             backward=turn.backward,
