@@ -113,11 +113,12 @@ def multiscale_contrastive_loss(
     cross_weight: float = 1.0,
     ignore_index: int = -1,
     max_pixels: int | None = None,
+    rows_per_image: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The loss of a pyramid. See :func:`pyeqgan.functional.multiscale_contrastive_loss`."""
     weights = [1.0] * len(features) if scale_weights is None else list(scale_weights)
-    scales = [pixels_of_scale(f, labels, ignore_index, max_pixels, generator) for f in features]
+    scales = [pixels_of_scale(f, labels, ignore_index, max_pixels, generator, rows_per_image) for f in features]
 
     def loss(queries: tuple[Tensor, Tensor], *keys: Tensor) -> Tensor:
         return contrastive_loss(*queries, *keys, temperature=temperature, mode=mode, ignore_index=ignore_index)
@@ -134,6 +135,7 @@ def pixels_of_scale(
     ignore_index: int,
     max_pixels: int | None,
     generator: torch.Generator | None,
+    rows_per_image: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
     height, width = features.shape[2:]
@@ -143,12 +145,20 @@ def pixels_of_scale(
     pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
     if max_pixels is None:
         return pixels, flat
-    chosen = _sample_pixels(resized.flatten(1), ignore_index, max_pixels, generator)
-    return pixels[chosen], flat[chosen]
+    place, turn = _shuffled_within_classes(resized.flatten(1), generator)
+    drawn = (turn < max_pixels) & (flat[place] != ignore_index)
+    if rows_per_image is None:
+        chosen = place[drawn].sort().values
+        return pixels[chosen], flat[chosen]
+    # Every class's first, then every class's second, …; what is not drawn comes last.
+    first = turn.masked_fill(~drawn, turn.shape[1]).argsort(dim=1, stable=True)[:, :rows_per_image]
+    chosen, drawn = place.gather(1, first).flatten(), drawn.gather(1, first).flatten()
+    return pixels[chosen], flat[chosen].masked_fill(~drawn, ignore_index)
 
 
-def _sample_pixels(labels: Tensor, ignore_index: int, max_pixels: int, generator: torch.Generator | None) -> Tensor:
-    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending."""
+def _shuffled_within_classes(labels: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Of labels (B,HW) the indices into all of them, (B,HW), grouped by class in random order; and which of its class
+    in its image each one is, from 0."""
     batch, size = labels.shape
     order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
     shuffled = labels.gather(1, order)
@@ -158,6 +168,4 @@ def _sample_pixels(labels: Tensor, ignore_index: int, max_pixels: int, generator
     first = torch.ones_like(classes, dtype=torch.bool)
     first[:, 1:] = classes[:, 1:] != classes[:, :-1]
     start = torch.where(first, place, 0).cummax(1).values if size else place
-    keep = (place - start < max_pixels) & (classes != ignore_index)
-    pixel = order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size
-    return pixel[keep].sort().values
+    return order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size, place - start

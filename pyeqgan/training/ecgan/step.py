@@ -154,6 +154,7 @@ def generator_step(
                     vectors,
                     batch.labels,
                     max_pixels=weights.contrast_pixels,
+                    rows_per_image=weights.contrast_rows,
                     generator=_at(rng, batch.labels.device),
                 )
         weighted = [getattr(weights, name) * term for name, term in terms.items() if name != "adversarial"]
