@@ -53,6 +53,18 @@ def as_one_vector(*results: Sequence[Tensor | None]) -> list[list[Tensor]]:
     return [[torch.cat([t.detach().double().flatten() for t in r if t is not None])] for r in results]
 
 
+KINKED = ("relu", "leaky_relu")
+
+
+def off_the_kink(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where ``y``, which a kinked activation is applied to, is 0 or far from it, whatever the rounding of its sums.
+
+    One value that rounding moves across the kink outweighs all rounding of a gradient: hand none back elsewhere.
+    """
+    eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    return (y == 0) | (y.abs() > 1000 * eps * y.detach().double().square().mean().sqrt())
+
+
 def saved_bytes(run: object) -> int:
     """Bytes that calling ``run`` keeps for backward, each storage counted once."""
     seen: dict[int, int] = {}
