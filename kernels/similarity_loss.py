@@ -63,8 +63,8 @@ def sum_surprisals(
         value = surprisal(tl.where(equal, x, 1.0 - x), tl.where(equal, 1.0 - x, x))
         value = tl.where((column_label != ignored)[None, :], value, 0.0)
         total += tl.where(column < first_row + ROWS, 1.0, 2.0) * tl.sum(value, 1)
-    images = tl.num_programs(0).to(tl.int64) * ROWS
-    tl.store(sums + tl.program_id(1) * images + row, tl.where(row_label != ignored, total, 0.0))
+    all_rows = tl.num_programs(0).to(tl.int64) * ROWS
+    tl.store(sums + tl.program_id(1) * all_rows + row, tl.where(row_label != ignored, total, 0.0))
 
 
 @triton.jit
@@ -104,8 +104,8 @@ def sum_gradients(
             part = dx.to(values.dtype.element_ty)
             total = tl.dot(part, other, total, input_precision=PRECISION)
             dx -= part.to(tl.float32)
-    images = tl.num_programs(0).to(tl.int64) * ROWS
-    tl.store(sums + row_offsets(tl.program_id(2) * images + first_row, channel, WIDTH, ROWS, channels), total)
+    all_rows = tl.num_programs(0).to(tl.int64) * ROWS
+    tl.store(sums + row_offsets(tl.program_id(2) * all_rows + first_row, channel, WIDTH, ROWS, channels), total)
 
 
 # As those of contrastive_loss their tiles were chosen by what they compile to, and never timed.

@@ -344,7 +344,7 @@ class MultiScaleContrastiveLoss(nn.Module):
     Args:
         temperature: its (initial) value, > 0.
         learned_temperature: make log(temperature) a parameter, so that training keeps it positive.
-        mode, scale_weights, cross_scale, cross_weight, ignore_index, max_pixels: as in the function.
+        mode, scale_weights, cross_scale, cross_weight, ignore_index, max_pixels, rows_per_image: as in the function.
 
     Shape:
         features: list of (B,D,h_s,w_s); labels (B,H,W) int64 → 0-d.
@@ -361,6 +361,7 @@ class MultiScaleContrastiveLoss(nn.Module):
         cross_weight: float = 1.0,
         ignore_index: int = -1,
         max_pixels: int | None = None,
+        rows_per_image: int | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -373,6 +374,7 @@ class MultiScaleContrastiveLoss(nn.Module):
         self.cross_weight = cross_weight
         self.ignore_index = ignore_index
         self.max_pixels = max_pixels
+        self.rows_per_image = rows_per_image
 
     def forward(
         self,
@@ -394,6 +396,7 @@ class MultiScaleContrastiveLoss(nn.Module):
             cross_weight=self.cross_weight,
             ignore_index=self.ignore_index,
             max_pixels=self.max_pixels,
+            rows_per_image=self.rows_per_image,
             generator=generator,
             group=group,
         )

@@ -81,6 +81,8 @@ class ECGANOptions(TrainOptions):
     """Where pixels contrast: nowhere, at half the images' size, or within and across three scales."""
     contrast_pixels: int = 256
     """How many pixels of an image and class contrast, at most, at each scale."""
+    contrast_rows: int | None = None
+    """How many of an image, whatever its labels, evenly of its classes: --cuda-graph needs it. Default: all drawn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,6 +92,10 @@ class ECGANOptions(TrainOptions):
             at_least("num_classes", self.num_classes, 1)
         if self.ignore_index is not None:
             at_least("ignore_index", self.ignore_index, 0)
+        if self.contrast_rows is not None:
+            at_least("contrast_rows", self.contrast_rows, 1)
+        elif self.cuda_graph and self.contrast != "none" and self.contrastive_weight:
+            raise UserError("--cuda-graph: expected --contrast-rows, or the labels say how many pixels contrast")
         self.check_numbers(
             positive=("width", "zoom", "generator_rate", "discriminator_rate"),
             not_negative=tuple(f"{name}_weight" for name in WEIGHTS),

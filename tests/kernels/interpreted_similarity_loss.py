@@ -20,6 +20,7 @@ from pyeqgan import backends, reference
 from pyeqgan.functional import similarity_loss
 from pyeqgan.kernels import _rows as rows
 from pyeqgan.kernels import similarity_loss as kernels
+from pyeqgan.ops import similarity_loss as contract
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
 
@@ -182,6 +183,23 @@ def test_no_tensor_of_pairs():
     assert largest.numbers <= 16 * labels.numel()  # the packed rows
 
 
+def test_the_second_order_needs_no_tensor_of_pairs_either(monkeypatch):
+    seed_everything()
+    monkeypatch.setattr(contract, "BLOCK_PAIRS", 2000)
+    p, labels = random_probabilities((1, 3, 8, 12), torch.float32), random_labels((1, 3, 8, 12))
+
+    def penalty(function, p):
+        x = leaf(p)
+        (grad,) = torch.autograd.grad(function(x, labels, eps=1e-3), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), x)
+
+    with LargestResult() as largest:
+        ours = penalty(similarity_loss, p)
+    assert largest.numbers < labels.numel() ** 2
+    plain, truth = penalty(reference.similarity_loss, p), penalty(reference.similarity_loss, p.double())
+    assert_as_accurate(ours, plain, truth, p.dtype)
+
+
 def test_float64_is_refused():
     with pytest.raises(TypeError, match="probabilities: expected float32, bfloat16 or float16, got torch"):
         similarity_loss(torch.zeros(1, 2, 3, 3, dtype=torch.float64), torch.zeros(1, 3, 3, dtype=torch.int64))
@@ -210,7 +228,7 @@ def sparse(folder, size, dtype):
 def test_images_whose_rows_begin_beyond_two_to_the_31(tmp_path, monkeypatch):
     """The one program of an image runs alone, and is told how many images there are before it."""
     seed_everything()
-    size, before = rows.PADDING, 2**20 + 1
+    size, before = rows.PADDING, 2**24 + 1
     options = {"PRECISION": "ieee", "WIDTH": 16, "ROWS": size, "COLUMNS": 64, "DEPTH": 64}
     near = [torch.rand(size, 16).half() / 8, torch.randint(3, (size,)), torch.empty(size), torch.empty(size, 16)]
     away = []

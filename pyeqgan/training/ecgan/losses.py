@@ -43,6 +43,7 @@ class LossWeights:
         contrastive: total weight of the contrastive loss (the value is ours).
         contrast: "none"; "single": within the features of H/2; "multi": within and across H/8, H/4 and H/2.
         contrast_pixels: how many pixels of an image and class contrast at most (ours); None: all.
+        contrast_rows: how many of an image contrast at each scale, whatever its labels (ours); None: all drawn.
 
     Raises:
         ValueError: a weight is negative or not finite, no image has one, ``contrast`` is unknown, a number below 1.
@@ -58,6 +59,7 @@ class LossWeights:
     contrastive: float = 0.3
     contrast: Contrast = "multi"
     contrast_pixels: int | None = 256
+    contrast_rows: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("edges", "images", "refined", "feature_matching", "perceptual", "similarity", "contrastive"):
@@ -69,7 +71,7 @@ class LossWeights:
         if self.contrast not in get_args(Contrast):
             known = " or ".join(map(repr, get_args(Contrast)))
             raise ValueError(f"LossWeights: contrast: expected {known}, got {self.contrast!r}")
-        for name in ("similarity_stride", "contrast_pixels"):
+        for name in ("similarity_stride", "contrast_pixels", "contrast_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"LossWeights: {name}: expected an integer >= 1, got {value}")
@@ -116,7 +118,8 @@ def feature_matching(
     scales = []
     for of_real, of_fake in zip(real, fake, strict=True):
         distances = [
-            (_precise(f) - _precise(r.detach())[list(partners)]).abs() for r, f in zip(of_real, of_fake, strict=True)
+            (_precise(f) - torch.stack([_precise(r[partner].detach()) for partner in partners])).abs()
+            for r, f in zip(of_real, of_fake, strict=True)
         ]
         scales.append(sum(_weighted(distance, weights) for distance in distances))
     return torch.stack(scales).mean()  # type: ignore[arg-type]
@@ -145,6 +148,7 @@ def contrastive(
     labels: Tensor,
     *,
     max_pixels: int | None = None,
+    rows_per_image: int | None = None,
     generator: torch.Generator | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
@@ -154,6 +158,7 @@ def contrastive(
         vectors: (B,D,h_s,w_s) at H/8, H/4 and H/2, or at H/2 alone.
         labels: (B,H,W) int64, -1: ignored.
         max_pixels: of an image and class, drawn; None takes all.
+        rows_per_image: of an image, whatever its labels; None takes all that are drawn.
         generator: of the draw, on the labels' device.
         group: of the processes that share a batch.
     """
@@ -166,6 +171,7 @@ def contrastive(
         cross_scale=CROSS_SCALE if multi else (),
         ignore_index=IGNORED,
         max_pixels=max_pixels,
+        rows_per_image=rows_per_image,
         generator=generator,
         group=group,
     )
@@ -195,8 +201,9 @@ def _mean_over_scales(values: Sequence[Tensor], weights: Sequence[float]) -> Ten
 
 
 def _weighted(values: Tensor, weights: Sequence[float]) -> Tensor:
-    """Σ_m w_m · mean of values[m]."""
-    return (values.flatten(1).mean(1) * values.new_tensor(weights)).sum()
+    """Σ_m w_m · mean of values[m]. The weights are no tensor, which would be copied to a GPU each time."""
+    means = values.flatten(1).mean(1)
+    return torch.stack([weight * mean for weight, mean in zip(weights, means.unbind(), strict=True)]).sum()
 
 
 def _precise(x: Tensor) -> Tensor:

@@ -159,6 +159,7 @@ def generator_step(
                     vectors,
                     batch.labels,
                     max_pixels=weights.contrast_pixels,
+                    rows_per_image=weights.contrast_rows,
                     generator=_at(rng, batch.labels.device),
                     group=group,
                 )

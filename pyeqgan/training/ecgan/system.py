@@ -105,6 +105,13 @@ class ECGANSystem:
         self._sampler.rows = rows
         return prefetch_layouts(self._sampler, start, stop, depth=self.options.prefetch, workers=self.options.workers)
 
+    def like(self, step: int) -> int:
+        """See `System`: all are alike."""
+        return 0
+
+    def drawn(self, networks: Mapping[str, nn.Module], rng: torch.Generator, rows: slice) -> None:
+        """See `System`: nothing."""
+
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """Rows of layouts of the test half (of the training half, where there is none), edges, images, refined images,
         and the real images."""
@@ -194,6 +201,7 @@ def loss_weights(options: ECGANOptions) -> LossWeights:
             similarity_stride=options.similarity_stride,
             contrast=options.contrast,
             contrast_pixels=options.contrast_pixels,
+            contrast_rows=options.contrast_rows,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
