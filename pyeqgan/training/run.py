@@ -14,6 +14,7 @@ from pyeqgan.training import memory
 from pyeqgan.training.checkpoint import Checkpoint, checkpoints, load_latest
 from pyeqgan.training.device import deterministic_algorithms
 from pyeqgan.training.engine import Engine, launch
+from pyeqgan.training.graphs import check_recordable
 from pyeqgan.training.pictures import loss_curves
 from pyeqgan.training.processes import Processes
 from pyeqgan.training.profile import STEPS, WARM_UP, profile
@@ -53,6 +54,8 @@ def train(options: TrainOptions, console: Console) -> int:
     if processes.rank > 0:
         console = Console(quiet=True)
     rows = processes.rows(options.batch_size)
+    if options.cuda_graph:
+        check_recordable(processes)
     device: Device = "cpu" if processes.fabric.device.type == "cpu" else "cuda"
     options = dataclasses.replace(system.options, device=device)
     with ExitStack() as stack, processes.together(), deterministic_algorithms(options.deterministic):

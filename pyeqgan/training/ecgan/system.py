@@ -52,7 +52,7 @@ class ECGANSystem:
         UserError: the data cannot be read, or the networks not be built.
     """
 
-    sharded = ()
+    sharded = ("generator", "discriminator")
 
     def __init__(self, options: ECGANOptions) -> None:
         self._split = _open_data(options)
@@ -105,6 +105,13 @@ class ECGANSystem:
         self._sampler.rows = rows
         return prefetch_layouts(self._sampler, start, stop, depth=self.options.prefetch, workers=self.options.workers)
 
+    def like(self, step: int) -> int:
+        """See `System`: all are alike."""
+        return 0
+
+    def drawn(self, networks: Mapping[str, nn.Module], rng: torch.Generator, rows: slice) -> None:
+        """See `System`: nothing."""
+
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """Rows of layouts of the test half (of the training half, where there is none), edges, images, refined images,
         and the real images."""
@@ -132,6 +139,7 @@ class ECGANSystem:
             self._made,
             batch,
             weights=self._weights,
+            group=turn.group,
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -148,6 +156,7 @@ class ECGANSystem:
             output,
             batch,
             weights=self._weights,
+            group=turn.group,
             perceptual=self._perceptual,
             rng=turn.rng,
             backward=turn.backward,
@@ -192,6 +201,7 @@ def loss_weights(options: ECGANOptions) -> LossWeights:
             similarity_stride=options.similarity_stride,
             contrast=options.contrast,
             contrast_pixels=options.contrast_pixels,
+            contrast_rows=options.contrast_rows,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

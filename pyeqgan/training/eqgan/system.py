@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -81,6 +82,16 @@ class EqGANSystem:
         self._sampler.rows = rows
         return prefetch(self._sampler, start, stop, depth=self.options.prefetch, workers=self.options.workers)
 
+    def like(self, step: int) -> int:
+        """See `System`: with the penalty, or without."""
+        return 0 if self._weights.penalty_at(step) else 1
+
+    def drawn(self, networks: Mapping[str, nn.Module], rng: torch.Generator, rows: slice) -> dict[str, FusionPlan]:
+        """The fusion plans of a step, by what they are for: these rows of those of the whole batch."""
+        generator = cast(EqGANGenerator, networks["generator"])
+        wanted = ["discriminator", "generator", *["other"] * bool(self._weights.mode_seeking)]
+        return {name: generator.sample_plan(self.options.batch_size, generator=rng, rows=rows) for name in wanted}
+
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """The first images of some unseen classes (of seen ones, where none has enough), and samples beside them."""
         given, generated = [], []
@@ -108,7 +119,7 @@ class EqGANSystem:
             weights=self._weights,
             step=turn.step,
             processes=turn.processes,
-            plan=_plan(networks, batch, turn),
+            plan=turn.drawn["discriminator"],
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -120,8 +131,8 @@ class EqGANSystem:
             batch.images,
             batch.labels,
             weights=self._weights,
-            plan=_plan(networks, batch, turn),
-            other_plan=_plan(networks, batch, turn) if self._weights.mode_seeking else None,
+            plan=turn.drawn["generator"],
+            other_plan=turn.drawn.get("other"),
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -171,13 +182,6 @@ def loss_weights(options: EqGANOptions) -> LossWeights:
 def counts(classes: ImageClasses) -> list[int]:
     """Images of each class: by their names and these a checkpoint knows its data again."""
     return [classes.count(index) for index in range(len(classes))]
-
-
-def _plan(networks: Mapping[str, nn.Module], batch: Episode, turn: Turn) -> FusionPlan:
-    """The rows of these images in the plan of the whole batch."""
-    generator, images = cast(EqGANGenerator, networks["generator"]), batch.images
-    whole = len(images) * turn.processes
-    return generator.sample_plan(whole, images.shape[1], generator=turn.rng, device=images.device, rows=turn.rows)
 
 
 def _open_data(options: EqGANOptions) -> Split:
