@@ -3,7 +3,8 @@
 Installs the checkout, compiled for the GPU at hand, tells what is installed, runs the doctor (which keeps its verdicts
 for later processes), the tests of `tests/gpu` (every kernel; training steps as CUDA graphs, where Lightning Fabric and
 what else training needs is installed), and the doctor again under compute-sanitizer. Needs torch with CUDA, pip,
-setuptools, pytest and nvcc, and no network. What became of a part is kept as soon as it has ended, in ``benchmarks/results/<gpu>/check-….json``: an interrupted check goes on with the parts that have not passed.
+setuptools, pytest and nvcc, and no network. What became of a part is kept as soon as it has ended, in
+``benchmarks/results/<gpu>/check-….json``: an interrupted check goes on with the parts that have not passed.
 """
 
 from __future__ import annotations
