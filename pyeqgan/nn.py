@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyeqgan import functional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "ActivatedConv2d",
@@ -374,9 +377,14 @@ class MultiScaleContrastiveLoss(nn.Module):
         self.rows_per_image = rows_per_image
 
     def forward(
-        self, features: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None
+        self,
+        features: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        group: ProcessGroup | None = None,
     ) -> Tensor:
-        """Return the loss of the pyramid; ``generator`` makes the pixel sampling reproducible."""
+        """Return the loss of the pyramid, with ``generator`` and ``group`` as in the function."""
         temperature = self.temperature if self.log_temperature is None else self.log_temperature.exp()
         return functional.multiscale_contrastive_loss(
             features,
@@ -390,6 +398,7 @@ class MultiScaleContrastiveLoss(nn.Module):
             max_pixels=self.max_pixels,
             rows_per_image=self.rows_per_image,
             generator=generator,
+            group=group,
         )
 
     def extra_repr(self) -> str:

@@ -27,23 +27,30 @@ def assert_as_accurate(
     plain: Sequence[Tensor | None],
     truth: Sequence[Tensor | None],
     dtype: torch.dtype,
-    terms: float = 0.0,
+    terms: float | Sequence[float] = 0.0,
 ) -> None:
     """‖ours − truth‖ <= 2·‖plain − truth‖ + slack, tensor by tensor; truth is computed in float64.
 
-    Where the result is what is left of terms that cancel, ``terms`` is their size (2-norm): a few roundings of theirs,
-    in the float32 that low precision is summed in, are granted as well. Plain PyTorch may be lucky there by chance.
+    Where the result is what is left of terms that cancel, ``terms`` is their size (2-norm), of all tensors or one by
+    one: a few roundings of theirs, in the float32 that low precision is summed in, are granted as well. Plain PyTorch
+    may be lucky there by chance.
     """
     rounding = 4 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     assert len(ours) == len(plain) == len(truth)
-    for i, (a, b, t) in enumerate(zip(ours, plain, truth, strict=True)):
+    sizes = [float(terms)] * len(truth) if isinstance(terms, int | float) else list(terms)
+    for i, (a, b, t, size) in enumerate(zip(ours, plain, truth, sizes, strict=True)):
         assert (a is None) == (t is None), f"tensor {i}: one is None"
         if a is None or b is None or t is None:
             continue
         error, allowed = relative_error(a, t), 2 * relative_error(b, t) + SLACK[dtype]
-        if terms:
-            allowed += rounding * terms / (float(t.double().norm()) or 1.0)
+        if size:
+            allowed += rounding * size / (float(t.double().norm()) or 1.0)
         assert error <= allowed, f"tensor {i}: relative error {error:.3g}, allowed {allowed:.3g}"
+
+
+def as_one_vector(*results: Sequence[Tensor | None]) -> list[list[Tensor]]:
+    """Each result's tensors as one vector: one number may be what is left of terms that cancel."""
+    return [[torch.cat([t.detach().double().flatten() for t in r if t is not None])] for r in results]
 
 
 def saved_bytes(run: object) -> int:

@@ -185,6 +185,8 @@ def test_the_contrastive_loss_in_chunks_is_the_contrastive_loss():
 def test_wrong_requests_are_told(tmp_path):
     with pytest.raises(UserError, match="bench: op: expected one of"):
         harness.main(("nonsense",))
+    with pytest.raises(UserError, match=r"bench: rounds: expected at least 2.*got 1"):
+        harness.main((), rounds=1)
     with pytest.raises(UserError, match="bench: stages: expected among"):
         harness.main((), stages=("nonsense",))
     old = tmp_path / "old.json"

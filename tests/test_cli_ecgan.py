@@ -188,7 +188,9 @@ def test_evaluations_of_the_other_model_are_refused(pyeqgan, trained, tmp_path):
     assert not (tmp_path / "evaluation").exists()
 
 
-@pytest.mark.parametrize("command", [("app",), ("export", "--output", "OUT")])
-def test_what_only_knows_images_of_a_class_says_so(pyeqgan, trained, tmp_path, command):
-    arguments = [str(tmp_path / "out") if word == "OUT" else word for word in command]
-    assert "expects a checkpoint of --model eqgan" in refused(pyeqgan(*arguments, "--checkpoint", trained))
+def test_what_only_knows_images_of_a_class_says_so(pyeqgan, trained, tmp_path):
+    assert "expects a checkpoint of --model eqgan" in refused(pyeqgan("app", "--checkpoint", trained))
+    told = refused(
+        pyeqgan("export", "--checkpoint", trained, "--output", tmp_path / "new", "--format", "torch", "--shots", 3)
+    )
+    assert "--shots does not apply to a checkpoint of --model ecgan" in told and not (tmp_path / "new").exists()

@@ -21,7 +21,8 @@ class DataInspectOptions:
     """
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    """Data set, as train's --data: a folder of class folders, a built folder, a .npy archive, or "embedded"."""
+    """Data set, as train's --data: a folder of class folders, a built folder, a .npy archive, or "embedded"; or a zip
+    or tar that `data build` can make one of."""
     output: Path | None = None
     """Folder for inspect.json and contact_sheet.png. Default: none, only what is printed."""
     shots: int = 3

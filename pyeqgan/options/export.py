@@ -29,7 +29,7 @@ class ExportOptions:
     format: Format = "hub"
     """hub: safetensors, for from_pretrained; onnx: model.onnx; torch: model.pt2, a program that needs torch alone."""
     shots: int | None = None
-    """For onnx and torch: the number of images that are fused, if it is to be fixed. Default: any from 3."""
+    """For onnx and torch of an EqGAN: number of images that are fused, if it is to be fixed. Default: any from 3."""
     evaluation: Path | None = None
     """Folder of an evaluation whose numbers the card shows. Default: evaluation/ in the run, if it is there."""
     license: str | None = None

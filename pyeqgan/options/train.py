@@ -85,7 +85,7 @@ class TrainOptions:
     nodes: int = 1
     """Machines, each with as many processes. torchrun, where it starts them, sets both numbers."""
     strategy: Strategy = "auto"
-    """With several processes: each keeps both networks (ddp, auto) or shares the discriminator's weights (fsdp)."""
+    """With several processes: each keeps all weights (ddp, auto), or a part of those of the large networks (fsdp)."""
     precision: Precision = "32"
     """Arithmetic of the networks."""
     memory_format: MemoryFormat = "contiguous"

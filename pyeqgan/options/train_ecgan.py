@@ -8,7 +8,7 @@ from typing import Literal
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import at_least, flag
+from pyeqgan.options.fields import at_least
 from pyeqgan.options.train import Model, TrainOptions
 
 Modules = Literal["image", "edge", "transfer", "semantic"]
@@ -102,6 +102,3 @@ class ECGANOptions(TrainOptions):
         )
         if not self.zoom >= 1:
             raise UserError(f"--zoom {self.zoom}, expected at least 1")
-        for name in ("devices", "nodes"):
-            if getattr(self, name) > 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)}: --model ecgan trains in one process")

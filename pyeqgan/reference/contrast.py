@@ -136,8 +136,14 @@ def pixels_of_scale(
     max_pixels: int | None,
     generator: torch.Generator | None,
     rows_per_image: int | None = None,
+    *,
+    images: int | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
+    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,).
+
+    Of a batch of ``images`` these are from the ``first`` on: the draw is that of all, whoever has the others.
+    """
     height, width = features.shape[2:]
     rows = torch.arange(height, device=labels.device) * labels.shape[1] // max(height, 1)
     columns = torch.arange(width, device=labels.device) * labels.shape[2] // max(width, 1)
@@ -145,22 +151,23 @@ def pixels_of_scale(
     pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
     if max_pixels is None:
         return pixels, flat
-    place, turn = _shuffled_within_classes(resized.flatten(1), generator)
+    numbers = torch.rand(images or len(labels), height * width, device=labels.device, generator=generator)
+    place, turn = _shuffled_within_classes(resized.flatten(1), numbers[first : first + len(labels)])
     drawn = (turn < max_pixels) & (flat[place] != ignore_index)
     if rows_per_image is None:
         chosen = place[drawn].sort().values
         return pixels[chosen], flat[chosen]
     # Every class's first, then every class's second, …; what is not drawn comes last.
-    first = turn.masked_fill(~drawn, turn.shape[1]).argsort(dim=1, stable=True)[:, :rows_per_image]
-    chosen, drawn = place.gather(1, first).flatten(), drawn.gather(1, first).flatten()
+    earliest = turn.masked_fill(~drawn, turn.shape[1]).argsort(dim=1, stable=True)[:, :rows_per_image]
+    chosen, drawn = place.gather(1, earliest).flatten(), drawn.gather(1, earliest).flatten()
     return pixels[chosen], flat[chosen].masked_fill(~drawn, ignore_index)
 
 
-def _shuffled_within_classes(labels: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Of labels (B,HW) the indices into all of them, (B,HW), grouped by class in random order; and which of its class
-    in its image each one is, from 0."""
+def _shuffled_within_classes(labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Of labels (B,HW) the indices into all of them, (B,HW), grouped by class, within each by the random ``numbers``
+    (B,HW); and which of its class in its image each one is, from 0."""
     batch, size = labels.shape
-    order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
+    order = numbers.argsort(1)
     shuffled = labels.gather(1, order)
     grouped = shuffled.argsort(dim=1, stable=True)
     classes = shuffled.gather(1, grouped)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pyeqgan.models import ECGANGenerator, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
 from pyeqgan.trained import ecgan, eqgan
 from pyeqgan.trained.checkpoint import model_of
-from pyeqgan.training.checkpoint import load_latest
+from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
+
+_MODULES = {"eqgan": eqgan, "ecgan": ecgan}
+
+
+def averaged_generator(checkpoint: Checkpoint) -> EqGANGenerator | ECGANGenerator:
+    """The generator of a checkpoint's part "ema", on the CPU in eval mode."""
+    generator: EqGANGenerator | ECGANGenerator = _MODULES[model_of(checkpoint)].averaged_generator(checkpoint)
+    return generator
 
 
 def generate(options: GenerateOptions, report: Report) -> None:
@@ -23,8 +32,7 @@ def generate(options: GenerateOptions, report: Report) -> None:
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
-    model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
-    model.generate(checkpoint, options, device, report)
+    _MODULES[model_of(checkpoint)].generate(checkpoint, options, device, report)
 
 
 def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:
@@ -41,5 +49,4 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
-    model = ecgan if model_of(checkpoint) == "ecgan" else eqgan
-    model.evaluate(checkpoint, options, device, report, progress)
+    _MODULES[model_of(checkpoint)].evaluate(checkpoint, options, device, report, progress)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric, seed_everything
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import is_torchelastic_launched
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
@@ -67,7 +67,8 @@ class Engine:
         self._processes = processes
         self._fabric = processes.fabric
         if processes.count > 1:
-            synchronize_batch_norm(generator)
+            for network in self.networks.values():
+                synchronize_batch_norm(network)
             if options.strategy == "fsdp":
                 for name in system.sharded:
                     shard(self.networks[name])
@@ -144,7 +145,8 @@ class Engine:
     def _play(self, kind: int, inputs: tuple[Any, Any]) -> dict[str, Tensor]:
         """A step like that of number `kind`: what it computes depends on tensors alone."""
         batch, drawn = inputs
-        turn = Turn(kind, drawn, self._rng, self._processes.count, self._fabric.backward, self._fabric.autocast)
+        processes, fabric = self._processes, self._fabric
+        turn = Turn(kind, drawn, self._rng, processes.count, processes.group, fabric.backward, fabric.autocast)
         losses: dict[str, Tensor] = {}
         for player, learner in self._system.players.items():
             for name in learner.networks:
@@ -154,14 +156,14 @@ class Engine:
                 self._update(name)
             losses |= {f"{player}/{name}": loss for name, loss in found.items()}
         with record_function("average"):
-            self.average.update(self.networks["generator"])
+            self.average.update(self.networks["generator"], whole)
+        for network in self.networks.values():  # those that a player only looked at, too
+            _free(network)
         return losses
 
     def _update(self, name: str) -> None:
         network = self.networks[name]
-        for sharded in self.networks.values():
-            if isinstance(sharded, FSDPModule):
-                sharded.reshard()
+        _free(network)
         if not isinstance(network, FSDPModule):  # which has averaged its gradients
             self._processes.average_gradients(network.parameters())
         with record_function("optimiser"):
@@ -217,6 +219,12 @@ def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return Processes(fabric)
+
+
+def _free(network: nn.Module) -> None:
+    """Give back the weights that a sharded network has gathered; the next pass gathers them anew."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
 
 
 def learning_rate(base: float, step: int, steps: int) -> float:

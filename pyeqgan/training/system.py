@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from pyeqgan.data import Unreadable
@@ -34,6 +35,7 @@ class Turn:
         drawn: what `System.drawn` drew for this step, on the device.
         rng: randomness of this step on the device; players draw from it one after another.
         processes: how many processes take this step, each with as many rows of one batch.
+        group: in which they meet; None for one process.
         backward: called on each scalar loss; Fabric's in the engine.
         autocast: makes the context of each forward pass, and of nothing else; Fabric's in the engine.
     """
@@ -42,6 +44,7 @@ class Turn:
     drawn: Any
     rng: torch.Generator
     processes: int
+    group: ProcessGroup | None
     backward: Backward
     autocast: Autocast
 

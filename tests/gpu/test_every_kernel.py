@@ -139,7 +139,7 @@ def _captured(run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list
 
 
 @pytest.mark.parametrize(("device", "backend"), GPU)
-@pytest.mark.parametrize("name", ["bilateral_propagation", "local_fusion", "lifted_fusion"])
+@pytest.mark.parametrize("name", ["bilateral_propagation", "local_fusion", "lifted_fusion", "similarity_loss"])
 def test_images_that_lie_further_apart_than_an_int_counts(device, backend, name):
     index = next(i for i, case in enumerate(cases(ODD)) if case.name == name)
     case = cases(ODD)[index]

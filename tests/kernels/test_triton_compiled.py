@@ -35,6 +35,7 @@ REGISTERS = {
     "equalization_consistency_loss": {"sum_distances": 64, "distance_gradients": 96},
     "equalization_fusion": {"fuse": 160, "propagate_and_mix": 248},
     "fusion": {"match": 255, "blend": 96, "blend_backward": 80, "reference_gradient": 128},
+    "similarity_loss": {"sum_surprisals": 168, "sum_gradients": 208},
     "skip_decoder_block": {
         "convolve": 168,
         "input_gradient": 224,

@@ -88,7 +88,9 @@ def test_matches_the_definition_as_well_as_plain_pytorch(sizes, dtype):
         ours = run(lifted_fusion, tensors, others, grad)
         plain = run(definition, tensors, others, grad)
         truth = run(definition, [t.double() for t in tensors], others, grad.double())
-        assert_as_accurate(ours, plain, truth, dtype)
+        # A weight's gradient is a long sum that may nearly cancel: the sum of absolute values is its size.
+        magnitudes = run(definition, [t.double().abs() for t in tensors], others, grad.double().abs())
+        assert_as_accurate(ours, plain, truth, dtype, [float(m.norm()) for m in magnitudes])
 
 
 def test_on_the_grid_itself_it_is_the_local_fusion():

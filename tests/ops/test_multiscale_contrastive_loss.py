@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import ranks
 import torch
+import torch.distributed as dist
 from sampling import leaf, seed_everything
 
 from pyeqgan import reference
@@ -84,6 +86,39 @@ def test_sampling_is_uniform_and_reproducible():
     ]
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
+
+
+IMAGES = (1, 2)  # of the ranks
+
+
+def work(rank, features, labels, seed):
+    return loss_and_gradients(
+        [f.split(IMAGES)[rank] for f in features], labels.split(IMAGES)[rank], seed, dist.group.WORLD
+    )
+
+
+def loss_and_gradients(features, labels, seed, group):
+    found = {}
+    for max_pixels in (None, 3):
+        inputs = [leaf(f) for f in features]
+        contrast = MultiScaleContrastiveLoss(cross_scale=[(1, 0)], max_pixels=max_pixels)
+        loss = contrast(inputs, labels, generator=torch.Generator().manual_seed(seed), group=group)
+        found[max_pixels] = [loss.detach(), *torch.autograd.grad(loss, inputs)]
+    return found
+
+
+def test_ranks_draw_and_find_what_one_process_does(tmp_path):
+    seed = seed_everything()
+    features = [torch.randn(3, 5, s, s, dtype=torch.float64) for s in (4, 6)]
+    labels = torch.randint(-1, 3, (3, 12, 12))
+    expected = loss_and_gradients(features, labels, seed, None)
+    found = ranks.run(work, 2, tmp_path, features, labels, seed)
+    for max_pixels, (loss, *gradients) in expected.items():
+        parts = [rank[max_pixels] for rank in found]
+        for part in parts:
+            torch.testing.assert_close(part[0], loss)
+        for index, gradient in enumerate(gradients, 1):
+            torch.testing.assert_close(torch.cat([part[index] for part in parts]), gradient)
 
 
 def test_rows_of_an_image_are_as_many_whatever_its_labels_and_evenly_of_its_classes():

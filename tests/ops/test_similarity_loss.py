@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numerics import assert_as_accurate, relative_error, saved_bytes
-from sampling import DTYPES, LAYOUTS, leaf, random_image, seed_everything
+from sampling import DTYPES, LAYOUTS, leaf, random_image, random_labels, random_probabilities, seed_everything
 
 from pyeqgan import backends
 from pyeqgan.functional import similarity_loss
@@ -56,20 +56,6 @@ def definition(probabilities, labels, *, ignore_index=-1, eps=1e-6):
             x = (p.T @ p).clamp(eps, 1 - eps)
             images.append(F.binary_cross_entropy(x, (flat[:, None] == flat).to(wide)))
     return torch.stack(images).mean() if images else 0 * probabilities.sum().to(wide)
-
-
-def random_labels(shape, classes=4):
-    return torch.randint(-1, classes, (shape[0], *shape[2:]))
-
-
-def random_probabilities(shape, dtype, layout="contiguous", sharpness=1.0):
-    """A softmax in the dense layouts; in others not of sum 1, as nothing depends on it."""
-    if layout in ("contiguous", "channels_last"):
-        p = random_image(shape, torch.float64).mul(sharpness).softmax(1).to(dtype)
-        return p.contiguous(memory_format=getattr(torch, layout.replace("contiguous", "contiguous_format")))
-    x = random_image(shape, dtype, layout)
-    (x if x._base is None else x._base).mul_(sharpness).sigmoid_().div_(shape[1] ** 0.5)
-    return x
 
 
 def run(function, probabilities, labels, **options):

@@ -2,6 +2,9 @@
 
 Hinge and feature matching are SPADE's (CVPR 2019), over ECGAN's modalities; the similarity loss and the contrastive
 loss are ECGAN's (ICLR 2023). All are computed in at least float32.
+
+Of a batch that several processes share, the mean of the processes' losses is that of the batch, with its gradient. Most
+are means over equally many images; the others take the `group` in which the processes meet.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -121,16 +125,22 @@ def feature_matching(
     return torch.stack(scales).mean()  # type: ignore[arg-type]
 
 
-def similarity(class_logits: Tensor, labels: Tensor, stride: int) -> Tensor:
+def similarity(class_logits: Tensor, labels: Tensor, stride: int, *, group: dist.ProcessGroup | None = None) -> Tensor:
     """ECGAN's similarity loss: two pixels look alike where their labels are equal, and only there.
 
     Args:
         class_logits: (B,N_c,H,W) of a segmenter on generated images.
         labels: (B,H,W) int64, -1: ignored.
         stride: every that many pixels in each direction is compared with every.
+        group: of the processes that share a batch.
     """
     probabilities = _precise(class_logits[:, :, ::stride, ::stride]).softmax(1)
-    return similarity_loss(probabilities, labels[:, ::stride, ::stride].contiguous(), ignore_index=IGNORED)
+    labels = labels[:, ::stride, ::stride].contiguous()
+    loss = similarity_loss(probabilities, labels, ignore_index=IGNORED)
+    if group is None:
+        return loss
+    counted = (labels != IGNORED).flatten(1).any(1).sum()  # images of nothing but ignored pixels do not count
+    return loss * counted / _mean_count(counted, group)
 
 
 def contrastive(
@@ -140,6 +150,7 @@ def contrastive(
     max_pixels: int | None = None,
     rows_per_image: int | None = None,
     generator: torch.Generator | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """ECGAN's (multi-scale) contrastive loss over the pixels of all layouts of the batch.
 
@@ -149,9 +160,10 @@ def contrastive(
         max_pixels: of an image and class, drawn; None takes all.
         rows_per_image: of an image, whatever its labels; None takes all that are drawn.
         generator: of the draw, on the labels' device.
+        group: of the processes that share a batch.
     """
     multi = len(vectors) > 1
-    return multiscale_contrastive_loss(
+    loss = multiscale_contrastive_loss(
         vectors,
         labels,
         temperature=TEMPERATURE,
@@ -161,13 +173,27 @@ def contrastive(
         max_pixels=max_pixels,
         rows_per_image=rows_per_image,
         generator=generator,
+        group=group,
     )
+    if group is None:
+        return loss
+    # It is that of the batch already, and the processes' gradients are shares that add up; now they have it for a mean.
+    return loss + (group.size() - 1) * (loss - loss.detach())
 
 
-def segmentation(class_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of class logits (B,N_c,H,W) over the pixels that have a label; 0 if none has."""
+def segmentation(class_logits: Tensor, labels: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Mean cross entropy of class logits (B,N_c,H,W) over the pixels of the batch that have a label; 0 if none has."""
     total = F.cross_entropy(_precise(class_logits), labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp_min(1)
+    return total / _mean_count((labels != IGNORED).sum(), group)
+
+
+def _mean_count(count: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The mean over the processes of a count, to divide sums by; not 0."""
+    if group is None:
+        return count.clamp_min(1)
+    count = count.clone()
+    dist.all_reduce(count, group=group)
+    return count.clamp_min(1) / group.size()
 
 
 def _mean_over_scales(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -53,7 +53,7 @@ class ECGANSystem:
         UserError: the data cannot be read, or the networks not be built.
     """
 
-    sharded = ()
+    sharded = ("generator", "discriminator")
 
     def __init__(self, options: ECGANOptions) -> None:
         self._split = _open_data(options)
@@ -145,6 +145,7 @@ class ECGANSystem:
             self._made,
             batch,
             weights=self._weights,
+            group=turn.group,
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -161,6 +162,7 @@ class ECGANSystem:
             output,
             batch,
             weights=self._weights,
+            group=turn.group,
             perceptual=self._perceptual,
             rng=turn.rng,
             backward=turn.backward,
