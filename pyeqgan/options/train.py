@@ -30,6 +30,7 @@ CHANGEABLE = (
     "sample_every",
     "log_every",
     "tensorboard",
+    "strict_data",
     "prefetch",
     "workers",
     "device",
@@ -71,6 +72,8 @@ class TrainOptions:
     """Steps between lines of progress and of metrics.jsonl."""
     tensorboard: FlagCreatePairsOff[bool] = False
     """Write losses and pictures for TensorBoard, too, into --output/tensorboard."""
+    strict_data: FlagCreatePairsOff[bool] = False
+    """End at the first image that cannot be read. Else another of its class takes its place, and the run names it."""
     prefetch: int = 3
     """Batches prepared ahead in the background."""
     workers: int = 2

@@ -76,6 +76,14 @@ class Processes:
             raise failure if self.rank == 0 else SystemExit(2)
         return cast(_T, result)
 
+    def gather(self, lines: list[str]) -> list[str]:
+        """The lines of all processes, each once."""
+        if self._hosts is None:
+            return lines
+        found: list[list[str]] = [[] for _ in range(self.count)]
+        dist.all_gather_object(found, lines, group=self._hosts)
+        return list(dict.fromkeys(line for part in found for line in part))
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over the processes, on its device."""
         if self.count > 1:

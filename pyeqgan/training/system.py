@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
+from pyeqgan.data import Unreadable
 from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
 from pyeqgan.training.checkpoint import Checkpoint
@@ -71,6 +72,7 @@ class System(Protocol):
         about: what checkpoints keep to describe the run, JSON; "model" is the configuration of the networks.
         players: in the order of their turns; their losses are named "player/loss".
         sharded: the networks whose weights `--strategy fsdp` cuts into parts.
+        unreadable: the images whose places others take.
     """
 
     @property
@@ -84,6 +86,9 @@ class System(Protocol):
 
     @property
     def sharded(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def unreadable(self) -> Unreadable: ...  # noqa: D102
 
     def build(self) -> dict[str, nn.Module]:
         """New networks, by name; "generator" is the one that is averaged and drawn."""

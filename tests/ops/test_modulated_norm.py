@@ -98,8 +98,11 @@ def test_matches_the_truth_as_well_as_plain_pytorch(shape, dtype, backend):
         compare(tensors, {**options, "activation": activation})
 
 
-# Several tiles to an image, and a map of more pixels than are summed in one go.
-@pytest.mark.parametrize("shape", [(2, 3, 70, 131), (1, 300, 9, 8), (3, 65, 30, 31)], ids=str)
+# Several tiles to an image, a map of more pixels than are summed in one go, and maps beyond the caches, whose channels
+# begin where a vector may be streamed to or not.
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 70, 131), (1, 300, 9, 8), (3, 65, 30, 31), (1, 64, 64, 129), (2, 3, 301, 300)], ids=str
+)
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_beyond_one_tile(shape, norm, layout):

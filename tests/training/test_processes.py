@@ -97,7 +97,11 @@ def agreements(rank, processes):
         processes.first(refuse)
     with pytest.raises(UserError, match="--batch-size 3, expected a multiple of the 2 processes"):
         processes.rows(3)
-    return {"agree": processes.agree(15 * rank), "first": processes.first(lambda: f"of {rank}")}
+    return {
+        "agree": processes.agree(15 * rank),
+        "first": processes.first(lambda: f"of {rank}"),
+        "gather": processes.gather([f"of {rank}", "of both"]),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +188,9 @@ def test_one_goes_on_from_a_checkpoint_of_shards(one, two, data, run_seed, tmp_p
 
 
 def test_what_processes_agree_on(two):
-    assert [rank["agreed"] for rank in two] == [{"agree": 15, "first": "of 0"}] * 2
+    assert [rank["agreed"] for rank in two] == [
+        {"agree": 15, "first": "of 0", "gather": ["of 0", "of both", "of 1"]}
+    ] * 2
 
 
 def test_gradients_travel_in_buckets():

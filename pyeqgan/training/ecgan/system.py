@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from pyeqgan.data import to_uint8
+from pyeqgan.data import Unreadable, to_uint8
 from pyeqgan.data.layouts import (
     EMBEDDED,
     LayoutBatch,
@@ -32,7 +33,7 @@ from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.ecgan.losses import LossWeights
 from pyeqgan.training.ecgan.perceptual import PerceptualDistance
 from pyeqgan.training.ecgan.step import discriminator_step, generate, generator_step
-from pyeqgan.training.pictures import Pixels, image_grid
+from pyeqgan.training.pictures import image_grid
 from pyeqgan.training.system import Player, Turn, opening_data
 
 BETAS = (0.0, 0.9)  # SPADE's, with its two rates (TTUR)
@@ -70,6 +71,7 @@ class ECGANSystem:
             "generator": Player(("generator", "projection"), self._generator),
         }
         self._weights = loss_weights(options)
+        self.unreadable = Unreadable(strict=options.strict_data)
         self._sampler = LayoutSampler(
             train,
             batch_size=options.batch_size,
@@ -77,6 +79,7 @@ class ECGANSystem:
             flip=options.flip,
             zoom=options.zoom,
             with_instances=options.instance_edges,
+            unreadable=self.unreadable,
         )
         self._perceptual: PerceptualDistance | None = None
         if options.perceptual_weight:
@@ -120,7 +123,10 @@ class ECGANSystem:
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """Rows of layouts of the test half (of the training half, where there is none), edges, images, refined images,
         and the real images."""
-        labels, outlines, real = self._shown
+        if not self._shown:
+            return None
+        images, labels, *things = (np.stack(maps) for maps in zip(*self._shown, strict=True))
+        outlines = torch.from_numpy(instance_edges(things[0])[:, None]) if things else None
         painter = cast(ECGANGenerator, generator)
         output = painter.generate(torch.from_numpy(labels), outlines)
         rows = [list(coloured(labels))]
@@ -128,7 +134,7 @@ class ECGANSystem:
             if not maps.isfinite().all():
                 raise UserError("training stopped: generated images are not finite")
             rows.append(list(to_uint8(maps)))
-        return image_grid([*rows, list(real)])
+        return image_grid([*rows, list(images)])
 
     def check_continuation(self, checkpoint: Checkpoint) -> None:
         """See `System`."""
@@ -169,16 +175,14 @@ class ECGANSystem:
         )
 
     @cached_property
-    def _shown(self) -> tuple[Any, Tensor | None, Pixels]:
-        """Labels (n,H,W), instance edges if the generator takes them, and images (n,H,W,3) of the first pairs."""
+    def _shown(self) -> list[list[Any]]:
+        """Image (H,W,3), labels (H,W) and, if the generator takes them, instances (H,W) of the first pairs."""
         layouts = self._split.test if len(self._split.test) else self._split.train
-        indices = range(min(SAMPLES, len(layouts)))
-        pairs = [layouts.pair(index) for index in indices]
-        outlines = None
-        if self.options.instance_edges:
-            things = np.stack([layouts.instances(index) for index in indices])
-            outlines = torch.from_numpy(instance_edges(things)[:, None])
-        return np.stack([labels for _, labels in pairs]), outlines, np.stack([image for image, _ in pairs])
+
+        def read(index: int) -> list[Any]:
+            return [*layouts.pair(index), *([layouts.instances(index)] if self.options.instance_edges else [])]
+
+        return list(islice(self.unreadable.readable(read, len(layouts)), SAMPLES))
 
 
 def model_config(options: ECGANOptions, num_classes: int) -> ECGANConfig:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from pyeqgan.data import Episode, EpisodeSampler, ImageClasses, Split, open_data, prefetch, to_tensor, to_uint8
+from pyeqgan.data import (
+    Episode,
+    EpisodeSampler,
+    ImageClasses,
+    Split,
+    Unreadable,
+    open_data,
+    prefetch,
+    to_tensor,
+    to_uint8,
+)
 from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
@@ -55,12 +66,14 @@ class EqGANSystem:
             "generator": Player(("generator",), self._generator),
         }
         self._weights = loss_weights(options)
+        self.unreadable = Unreadable(strict=options.strict_data)
         self._sampler = EpisodeSampler(
             self._split.seen,
             batch_size=options.batch_size,
             shots=options.shots,
             seed=options.seed,
             flip=options.flip,
+            unreadable=self.unreadable,
         )
 
     @property
@@ -142,13 +155,19 @@ class EqGANSystem:
     @cached_property
     def _references(self) -> list[Pixels]:
         """The first K images of the first unseen classes that have as many, (K,S,S,3) each; of seen ones else."""
-        shots = self.options.shots
         for classes in (self._split.unseen, self._split.seen):
-            enough = [index for index in range(len(classes)) if classes.count(index) >= shots]
-            if enough:
-                chosen = enough[:SAMPLE_CLASSES]
-                return [np.stack([classes.image(index, image) for image in range(shots)]) for index in chosen]
+            of_classes = (self._first_images(classes, index) for index in range(len(classes)))
+            found = list(islice((images for images in of_classes if len(images) == self.options.shots), SAMPLE_CLASSES))
+            if found:
+                return [np.stack(images) for images in found]
         return []
+
+    def _first_images(self, classes: ImageClasses, index: int) -> list[Pixels]:
+        """The first K images of a class that can be read; fewer if there are not as many."""
+        shots, count = self.options.shots, classes.count(index)
+        if count < shots:
+            return []
+        return list(islice(self.unreadable.readable(partial(classes.image, index), count), shots))
 
 
 def model_config(options: EqGANOptions, num_classes: int) -> EqGANConfig:
