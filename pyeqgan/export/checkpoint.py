@@ -20,7 +20,7 @@ from pyeqgan.models.pretrained import FILES, write_about
 from pyeqgan.options import ExportOptions
 from pyeqgan.telling import Report
 from pyeqgan.trained import averaged_generator
-from pyeqgan.trained.checkpoint import model_of, refuse
+from pyeqgan.trained.checkpoint import model_of, refuse_others
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
@@ -46,8 +46,7 @@ def export(options: ExportOptions, report: Report) -> None:
     """
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
     generator = averaged_generator(checkpoint)
-    if model_of(checkpoint) != "eqgan":
-        refuse(options, ("shots",), model_of(checkpoint))
+    refuse_others(options, model_of(checkpoint))
     evaluation = _evaluation(options)
     usage = None if options.format == "hub" else _usage(generator, options)
     card = _card(checkpoint, generator, options, usage, evaluation)

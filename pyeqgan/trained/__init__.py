@@ -6,7 +6,7 @@ from pyeqgan.models import ECGANGenerator, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
 from pyeqgan.trained import ecgan, eqgan
-from pyeqgan.trained.checkpoint import model_of
+from pyeqgan.trained.checkpoint import model_of, refuse_others
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 from pyeqgan.training.device import resolve_device
 
@@ -33,6 +33,7 @@ def generate(options: GenerateOptions, report: Report, progress: Progress | None
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    refuse_others(options, model_of(checkpoint))
     _MODULES[model_of(checkpoint)].generate(checkpoint, options, device, report, progress)
 
 
@@ -50,4 +51,5 @@ def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
+    refuse_others(options, model_of(checkpoint))
     _MODULES[model_of(checkpoint)].evaluate(checkpoint, options, device, report, progress)

@@ -10,20 +10,10 @@ from pyeqgan.evaluation.layouts import LayoutProtocol, SegmenterConfig, evaluate
 from pyeqgan.models import ECGANConfig, ECGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
-from pyeqgan.trained.checkpoint import check_model, refuse, subject
+from pyeqgan.trained.checkpoint import check_model, subject
 from pyeqgan.trained.painting import paint
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.run_folder import CURVES
-
-OF_EQGAN = ("images", "count", "shots", "weights", "seed")
-EVALUATION_OF_EQGAN = (
-    "seen_classes",
-    "fakes_per_class",
-    "references_per_class",
-    "shots",
-    "compat",
-    "downstream",
-)
 
 
 def generate(
@@ -46,7 +36,6 @@ def generate(
         UserError: it is of another model, an option is, or `paint` raises it.
     """
     generator = averaged_generator(checkpoint)
-    refuse(options, OF_EQGAN, "ecgan")
     weights = str(subject(checkpoint)["weights"])
     paint(generator.to(device), Coding(**checkpoint.about["coding"]), weights, options, report, progress)
 
@@ -72,7 +61,6 @@ def evaluate(
             be written.
     """
     generator = averaged_generator(checkpoint)
-    refuse(options, EVALUATION_OF_EQGAN, "ecgan")
     generator.to(device)
 
     split, wanted = data_of(checkpoint, options.data), generator.config.instance_edges

@@ -18,12 +18,11 @@ from pyeqgan.files import write_whole, writing
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
-from pyeqgan.trained.checkpoint import check_model, refuse, subject
+from pyeqgan.trained.checkpoint import check_model, subject
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, png, square_columns
 from pyeqgan.training.run_folder import CURVES
 
-OF_ECGAN = ("instances", "resume")
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
 
 
@@ -49,9 +48,6 @@ def generate(
         UserError: it is of another model, an option is, an image cannot be read, or the output folder not be written,
             or it holds pictures of an earlier call and `options.force` is not set.
     """
-    if options.layouts:
-        check_model(checkpoint, "ecgan", "--layouts")
-    refuse(options, OF_ECGAN, "eqgan")
     generator = averaged_generator(checkpoint).to(device)
     references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
     shots = options.shots or min(generator.config.shots, len(references))

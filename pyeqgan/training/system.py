@@ -18,6 +18,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from pyeqgan.data import Unreadable
+from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
 from pyeqgan.training.checkpoint import Checkpoint
 
@@ -116,6 +117,17 @@ class System(Protocol):
 
     def check_continuation(self, checkpoint: Checkpoint) -> None:
         """UserError unless the data are those of the checkpoint's run."""
+
+
+@contextmanager
+def opening_data(options: TrainOptions) -> Iterator[None]:
+    """Within: a UserError about the data of a run to resume tells how to name another place, too."""
+    try:
+        yield
+    except UserError as error:
+        if not options.resume:
+            raise
+        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
 
 
 @contextmanager

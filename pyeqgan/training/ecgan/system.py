@@ -20,7 +20,6 @@ from pyeqgan.data.layouts import (
     EMBEDDED,
     LayoutBatch,
     LayoutSampler,
-    LayoutSplit,
     coloured,
     instance_edges,
     open_layouts,
@@ -35,7 +34,7 @@ from pyeqgan.training.ecgan.losses import LossWeights
 from pyeqgan.training.ecgan.perceptual import PerceptualDistance
 from pyeqgan.training.ecgan.step import discriminator_step, generate, generator_step
 from pyeqgan.training.pictures import image_grid
-from pyeqgan.training.system import Player, Turn
+from pyeqgan.training.system import Player, Turn, opening_data
 
 BETAS = (0.0, 0.9)  # SPADE's, with its two rates (TTUR)
 SAMPLES = 6
@@ -56,7 +55,13 @@ class ECGANSystem:
     sharded = ("generator", "discriminator")
 
     def __init__(self, options: ECGANOptions) -> None:
-        self._split = _open_data(options)
+        with opening_data(options):
+            self._split = open_layouts(
+                options.data,
+                image_size=(options.image_height, options.image_width),
+                num_classes=options.num_classes,
+                ignore_index=options.ignore_index,
+            )
         train = self._split.train
         data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
         self.options = dataclasses.replace(options, data=data)
@@ -209,17 +214,3 @@ def loss_weights(options: ECGANOptions) -> LossWeights:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _open_data(options: ECGANOptions) -> LayoutSplit:
-    try:
-        return open_layouts(
-            options.data,
-            image_size=(options.image_height, options.image_width),
-            num_classes=options.num_classes,
-            ignore_index=options.ignore_index,
-        )
-    except UserError as error:
-        if not options.resume:
-            raise
-        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error

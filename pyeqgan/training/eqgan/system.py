@@ -35,7 +35,7 @@ from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.eqgan.losses import LossWeights
 from pyeqgan.training.eqgan.step import discriminator_step, generator_step
 from pyeqgan.training.pictures import Pixels, beside, image_grid
-from pyeqgan.training.system import Player, Turn
+from pyeqgan.training.system import Player, Turn, opening_data
 
 BETAS = (0.5, 0.999)  # LoFGAN's
 SAMPLE_CLASSES, SAMPLES = 4, 6
@@ -55,7 +55,9 @@ class EqGANSystem:
     sharded = ("discriminator",)
 
     def __init__(self, options: EqGANOptions, split: Split | None = None) -> None:
-        self._split = split or _open_data(options)
+        with opening_data(options):
+            size, seen = options.image_size, options.seen_classes
+            self._split = split or open_data(options.data, image_size=size, seen_classes=seen)
         data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
         self.options = dataclasses.replace(options, data=data, seen_classes=len(self._split.seen))
         self.config = model_config(options, len(self._split.seen))
@@ -201,12 +203,3 @@ def loss_weights(options: EqGANOptions) -> LossWeights:
 def counts(classes: ImageClasses) -> list[int]:
     """Images of each class: by their names and these a checkpoint knows its data again."""
     return [classes.count(index) for index in range(len(classes))]
-
-
-def _open_data(options: EqGANOptions) -> Split:
-    try:
-        return open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
-    except UserError as error:
-        if not options.resume:
-            raise
-        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
