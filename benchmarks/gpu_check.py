@@ -46,7 +46,7 @@ def parts() -> dict[str, list[str] | str]:
 def main() -> int:
     """Run what has not passed yet; returns 0 if all has, 1 if not, 2 without a GPU."""
     if not torch.cuda.is_available():
-        print("gpu-check: torch sees no CUDA device here", file=sys.stderr)
+        print(f"gpu-check: torch {torch.__version__} sees no CUDA device here", file=sys.stderr)
         return 2
     properties = torch.cuda.get_device_properties(0)
     target = ROOT / "benchmarks/results" / label(properties.name) / f"check-{_commit()}.json"

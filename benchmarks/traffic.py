@@ -52,13 +52,14 @@ class Payload(TorchDispatchMode):
         self.bytes: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
         if function.namespace in ("c10d", "_c10d_functional"):
-            name = function.name().partition("::")[2].lstrip("_")
+            name = function.name().partition("::")[2].replace("_", "")  # "all_gather_into_tensor" is an allgather
             for kind in self.KINDS:
-                if name.startswith(kind):
-                    groups = [[t for t in pytree.tree_leaves(a) if isinstance(t, Tensor)] for a in args]
+                if name.startswith(kind.replace("_", "")):
+                    groups = [[t for t in pytree.tree_leaves(a) if isinstance(t, Tensor)] for a in (*args, result)]
                     self.bytes[kind] += max(sum(t.nbytes for t in group) for group in groups)
-        return function(*args, **(kwargs or {}))
+        return result
 
 
 def sent(payload: Counter[str], count: int) -> float:
@@ -138,7 +139,7 @@ def eqgan_step(strategy: Any, processes: int, folder: str, image_size: int, widt
     run = EqGANOptions(
         Path(folder), batch_size=processes, shots=SHOTS, strategy=strategy, image_size=image_size, width=width
     )
-    flowers = SyntheticFlowers(8, SHOTS, image_size)
+    flowers = SyntheticFlowers(8, SHOTS, image_size, seed=0)
     engine = Engine(EqGANSystem(run, Split(seen=flowers, unseen=flowers)), join())
     images = torch.rand(1, SHOTS, 3, image_size, image_size)
     episode = Episode(images, torch.zeros(1, dtype=torch.int64))

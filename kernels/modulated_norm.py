@@ -29,7 +29,7 @@ from pyeqgan.ops._library import empty_image, memory_format_of
 from pyeqgan.ops._norm import empty_statistics
 
 PROGRAMS = 2048  # wanted in a launch, which cuts the images into parts for it
-WHOLE = 8192  # numbers that a program keeps in registers, at most
+WHOLE = 4096  # numbers that a program keeps in registers, at most
 WALKS = ("planes", "channels_last", "whole")
 MOMENTS, MODULATE, BACKWARD = (
     {walk: tiled(f"modulation_{walk}", ("channels", "pixels"))(kernel) for walk in WALKS}
@@ -55,7 +55,8 @@ class _Walk(NamedTuple):
         width = max(triton.next_power_of_2(pixels), 16)
         # Channels that lie together are read together: 16 of two bytes fill a sector of memory.
         tile = {"CHANNELS": max(1024 // width, 16 if name == "channels_last" else 1), "PIXELS": width}
-        if whole and tile["CHANNELS"] * width <= WHOLE:
+        # Numbers that are not read in vectors need registers for their addresses, too.
+        if whole and tile["CHANNELS"] * width <= (WHOLE if pixels % 16 == 0 else WHOLE // 2):
             return cls("whole", batch, channels, pixels, width, tile)
         step, group = (max(c.kwargs[k] for c in MOMENTS[name].configs) for k in ("PIXELS", "CHANNELS"))
         parts = max(PROGRAMS // (batch * triton.cdiv(channels, group)), 1)

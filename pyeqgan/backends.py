@@ -220,10 +220,10 @@ def force(backend: str, *names: str) -> Iterator[None]:
     before = dict(_forced)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that a kernel is overridden: that is what was asked for
+            warnings.simplefilter("ignore")  # torch warns of overriding and 2.11 forbids it: it was asked for
             for name, kernel in kernels.items():
                 for device in devices:
-                    library.impl(name, kernel, device.upper())
+                    library.impl(name, kernel, device.upper(), allow_override=True)
         _forced.update(dict.fromkeys(chosen, (backend, devices)))
         yield
     finally:

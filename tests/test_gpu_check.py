@@ -20,7 +20,7 @@ def python(code):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here: make gpu-check runs it")
 def test_without_a_gpu_it_says_so(capsys):
     assert gpu_check.main() == 2
-    assert capsys.readouterr().err == "gpu-check: torch sees no CUDA device here\n"
+    assert capsys.readouterr().err == f"gpu-check: torch {torch.__version__} sees no CUDA device here\n"
 
 
 def test_what_has_failed_is_run_again_and_what_has_passed_is_not(tmp_path, capsys):

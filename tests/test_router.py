@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partialmethod
 
 import pytest
 import torch
@@ -130,6 +131,19 @@ def test_the_reference_that_is_chosen_is_the_oracle(monkeypatch):
         found = router()._entry("bilateral_propagation")(x, None, 1.5, 8)
     expected = _library.ORACLES["bilateral_propagation"](x, None, 1.5, 8)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_forcing_overrides_the_router_also_where_torch_forbids_it_unless_told(monkeypatch):
+    """As beside a CUDA build of torch: the router's kernel is in the slot of CUDA. 2.11 refuses another by default."""
+    strict = partialmethod(torch.library.Library.impl, allow_override=False)
+    monkeypatch.setattr(torch.library.Library, "impl", strict)
+    routed = router()
+    routed.install()
+    try:
+        with backends.force("reference"), backends.force("reference", *NAMES):
+            assert {backends.explain()[name]["cuda"].backend for name in NAMES} == {"reference"}
+    finally:
+        routed._library._destroy()
 
 
 def test_the_operations_with_gpu_kernels_are_those_that_can_be_forced():

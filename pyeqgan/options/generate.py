@@ -45,11 +45,15 @@ class GenerateOptions:
     """Where to compute; auto is cuda if there is one."""
     force: FlagCreatePairsOff[bool] = False
     """Replace the pictures of an earlier generate in --output; other files are left alone."""
+    resume: FlagCreatePairsOff[bool] = False
+    """With an ECGAN: keep the pictures that an earlier call made in --output, and make those that are missing."""
 
     def __post_init__(self) -> None:
         if bool(self.images) == bool(self.layouts):
             got = "both" if self.images else "neither"
             raise UserError(f"expected --images (of an EqGAN) or --layouts (of an ECGAN), got {got}")
+        if self.resume and self.force:
+            raise UserError("--resume keeps what is there and --force replaces it: expected one of them, got both")
         at_least("count", self.count, 1)
         at_least("batch_size", self.batch_size, 1)
         at_least("seed", self.seed, 0)

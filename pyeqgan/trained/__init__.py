@@ -19,12 +19,13 @@ def averaged_generator(checkpoint: Checkpoint) -> EqGANGenerator | ECGANGenerato
     return generator
 
 
-def generate(options: GenerateOptions, report: Report) -> None:
+def generate(options: GenerateOptions, report: Report, progress: Progress | None = None) -> None:
     """Write images, and a grid of them, to a folder; see the `generate` of the checkpoint's model.
 
     Args:
         options: of the command.
         report: called with a line for each thing worth knowing.
+        progress: told what is being done, where it takes long.
 
     Raises:
         UserError: the checkpoint or what is generated from cannot be read, an option is not of its model, or the
@@ -32,7 +33,7 @@ def generate(options: GenerateOptions, report: Report) -> None:
     """
     device = resolve_device(options.device)
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
-    _MODULES[model_of(checkpoint)].generate(checkpoint, options, device, report)
+    _MODULES[model_of(checkpoint)].generate(checkpoint, options, device, report, progress)
 
 
 def evaluate(options: EvaluateOptions, report: Report, progress: Progress | None = None) -> None:

@@ -18,15 +18,22 @@ from pyeqgan.files import write_whole, writing
 from pyeqgan.models import EqGANConfig, EqGANGenerator
 from pyeqgan.options import EvaluateOptions, GenerateOptions
 from pyeqgan.telling import Progress, Report
-from pyeqgan.trained.checkpoint import check_model, subject
+from pyeqgan.trained.checkpoint import check_model, refuse, subject
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.pictures import Pixels, above, image_grid, in_rows, png, square_columns
 from pyeqgan.training.run_folder import CURVES
 
+OF_ECGAN = ("instances", "resume")
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
 
 
-def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, report: Report) -> None:
+def generate(
+    checkpoint: Checkpoint,
+    options: GenerateOptions,
+    device: str,
+    report: Report,
+    progress: Progress | None = None,
+) -> None:
     """Write `options.count` images and a grid of them, the given images in its first row.
 
     The images are read as a folder of classes is: the central square, resized to the generator's size.
@@ -36,13 +43,15 @@ def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, repo
         options: of the command.
         device: where to compute.
         report: called with a line for each thing worth knowing.
+        progress: told nothing: it does not take long.
 
     Raises:
-        UserError: it is of another model, an image cannot be read, or the output folder not be written, or it holds
-            pictures of an earlier call and `options.force` is not set.
+        UserError: it is of another model, an option is, an image cannot be read, or the output folder not be written,
+            or it holds pictures of an earlier call and `options.force` is not set.
     """
     if options.layouts:
         check_model(checkpoint, "ecgan", "--layouts")
+    refuse(options, OF_ECGAN, "eqgan")
     generator = averaged_generator(checkpoint).to(device)
     references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
     shots = options.shots or min(generator.config.shots, len(references))

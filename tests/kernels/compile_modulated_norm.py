@@ -39,8 +39,9 @@ LAUNCHES = (
     ("planes", "bf16", ALIGNED, PLANES, {}),
     ("planes", "fp32", {}, PLANES, {}),
     ("channels_last", "fp16", CHANNELS_LAST, DENSE, {}),
-    ("whole", "bf16", ALIGNED, PLANES, {"CHANNELS": 1, "PIXELS": 8192}),
-    ("whole", "fp16", CHANNELS_LAST, DENSE, {"CHANNELS": 16, "PIXELS": 512}),
+    ("whole", "bf16", ALIGNED, PLANES, {"CHANNELS": 1, "PIXELS": 4096}),
+    ("whole", "bf16", {}, PLANES, {"CHANNELS": 1, "PIXELS": 2048}),
+    ("whole", "fp16", CHANNELS_LAST, DENSE, {"CHANNELS": 16, "PIXELS": 256}),
     ("whole", "fp32", {}, PLANES, {"CHANNELS": 64, "PIXELS": 16}),
 )
 

@@ -11,6 +11,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from numerics import assert_as_accurate, relative_error
 from sampling import LAYOUTS, leaf, random_image, random_labels, random_probabilities, seed_everything
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +22,7 @@ from pyeqgan import backends, reference
 from pyeqgan.functional import similarity_loss
 from pyeqgan.kernels import _rows as rows
 from pyeqgan.kernels import similarity_loss as kernels
+from pyeqgan.kernels._logarithm import log1p, surprisal
 from pyeqgan.ops import similarity_loss as contract
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
@@ -78,6 +81,23 @@ def test_as_accurate_when_all_pixels_or_no_two_are_alike(sharpness):
     right = F.one_hot(labels, 5).permute(0, 3, 1, 2).double()
     for logits in (right * sharpness, torch.randn(1, 5, 9, 16, dtype=torch.float64) * sharpness):
         compare(logits.softmax(1).float(), labels)
+
+
+@triton.jit
+def _logarithms(rests, surprisals, log1ps, COUNT: tl.constexpr):
+    i = tl.arange(0, COUNT)
+    rest = tl.load(rests + i)
+    tl.store(surprisals + i, surprisal(1.0 - rest, rest))
+    tl.store(log1ps + i, log1p(rest))
+
+
+def test_logarithms_are_right_to_two_roundings_of_their_value():
+    rest = torch.logspace(-7, 0, 4097)[:-1].contiguous()
+    found = torch.empty(2, 4096)
+    _logarithms[(1,)](rest, *found, COUNT=4096)
+    wide = rest.double()
+    truth = torch.stack([torch.where(rest <= 0.5, -torch.log1p(-wide), -(1 - rest).double().log()), wide.log1p()])
+    assert ((found - truth) / truth).abs().max() < 2 * torch.finfo(torch.float32).eps
 
 
 def test_gradients_in_balance_are_not_lost_in_16_bits():

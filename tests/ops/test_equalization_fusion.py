@@ -5,7 +5,7 @@ from __future__ import annotations
 import plain
 import pytest
 import torch
-from numerics import assert_as_accurate
+from numerics import assert_as_accurate, assert_gradients_of_both_orders
 from sampling import DTYPES, leaf, random_image, seed_everything
 from torch import nn
 
@@ -80,8 +80,7 @@ def test_gradients_of_both_orders():
     for norm in NORMS:
         tensors, options = arguments(torch.float64, norm=norm, shape=(2, 3, 2))
         inputs = tuple(leaf(t) for t in tensors)
-        assert torch.autograd.gradcheck(lambda *t: equalization_fusion(*t, **options), inputs, fast_mode=True)  # noqa: B023
-        assert torch.autograd.gradgradcheck(lambda *t: equalization_fusion(*t, **options), inputs, fast_mode=True)  # noqa: B023
+        assert_gradients_of_both_orders(lambda *t: equalization_fusion(*t, **options), inputs)  # noqa: B023
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
