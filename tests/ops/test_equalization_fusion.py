@@ -22,8 +22,9 @@ def arguments(dtype, *, norm, detail=True, layout="contiguous", shape=(2, 5, 7))
     parameters = [(torch.randn(s, dtype=torch.float64) / 3).to(dtype) for s in sizes]
     options = {"norm": norm, "training": norm == "batch"}
     if norm == "batch":
-        options |= {"fuse_norm_weight": torch.rand(6).to(dtype), "fuse_norm_bias": torch.rand(6).to(dtype)}
-        options |= {"out_norm_weight": torch.rand(5).to(dtype), "out_norm_bias": torch.rand(5).to(dtype)}
+        # Weights of some size: channels that are nearly constant would leave the next norm little but their rounding.
+        options |= {"fuse_norm_weight": (torch.rand(6) + 0.5).to(dtype), "fuse_norm_bias": torch.rand(6).to(dtype)}
+        options |= {"out_norm_weight": (torch.rand(5) + 0.5).to(dtype), "out_norm_bias": torch.rand(5).to(dtype)}
     return [*maps[:2], *parameters], ({"detail": maps[2]} if detail else {}) | options
 
 
