@@ -70,7 +70,7 @@ class _Walk(NamedTuple):
     @property
     def parts(self) -> int:
         """In which an image is cut."""
-        return triton.cdiv(self.pixels, self.extent)
+        return -(self.pixels // -self.extent)
 
     def launch(self, kernel: dict[str, Any], *arguments: Any, **constants: Any) -> None:
         """Run a kernel of MOMENTS and the like."""

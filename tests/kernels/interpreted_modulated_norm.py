@@ -79,7 +79,8 @@ def results(function, tensors, options, seed, **others):
     inputs = [leaf(t) for t in tensors]
     options = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     y = function(*inputs, **options, **others)
-    grad = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    # Another seed than the problem's, which would draw x again: its gradient by a norm is 0.
+    grad = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
     running = [options[k] for k in ("running_mean", "running_var") if k in options]
     return [y.detach(), *torch.autograd.grad(y, inputs, grad.to(tensors[0].dtype).to(y.dtype)), *running]
 

@@ -75,11 +75,15 @@ def gradients(results):
 
 
 def sizes(features, upstream, normalize, temperature):
-    """Of what cancels: logits to a loss, keys over the temperature to a row's gradient, and what those give in turn."""
+    """Of what cancels: logits to a loss, keys over the temperature to a row's gradient, and what those give in turn.
+
+    A logit's rounding is that of the probabilities, too, in a row whose best keys nearly tie: one may.
+    """
     given = [x.double().norm(dim=1) for x in features if x is not None]
     lengths = torch.cat(given) if len(upstream) else torch.ones(1)
     longest, shrunk = (1.0, float(lengths.min())) if normalize else (float(lengths.max()), 1.0)
-    logit, rows = longest**2 / temperature, float(upstream.norm())
+    logit = longest**2 / temperature
+    rows = float(upstream.norm()) + logit
     slopes = [rows * longest / (shrunk * temperature)] * len(given)
     return [len(upstream) ** 0.5 * logit, *slopes, rows * logit / temperature]
 
