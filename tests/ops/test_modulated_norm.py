@@ -85,8 +85,8 @@ def test_matches_the_truth_as_well_as_plain_pytorch(shape, dtype, backend):
         compare(tensors, {**options, "activation": activation})
 
 
-# Several tiles to an image, a map of more pixels than are summed in one go, and maps beyond the caches, of channels that
-# begin where a vector may be streamed to or not.
+# Several tiles to an image, a map of more pixels than are summed in one go, and maps beyond the caches, of channels
+# that begin where a vector may be streamed to or not.
 @pytest.mark.parametrize(
     "shape", [(2, 3, 70, 131), (1, 300, 9, 8), (3, 65, 30, 31), (1, 64, 64, 129), (2, 3, 301, 300)], ids=str
 )
