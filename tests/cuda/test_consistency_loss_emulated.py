@@ -91,7 +91,7 @@ def test_zeros_and_tiny_vectors_are_those_of_torch(consistency):
         ours = kernels(consistency, equalized, decoded, [1.0], "cosine", torch.tensor(1.0))
         plain = oracle(equalized, decoded, [1.0], "cosine", torch.tensor(1.0))
         for value, expected in zip(ours, plain, strict=True):
-            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l1", "l2"])
