@@ -196,11 +196,15 @@ def empty_image(x: Tensor, channels: int, height: int | None = None, width: int 
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
+# Asked once: torch.compile of 2.11 breaks where it is asked in a traced function.
+_AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(d))
+
+
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Under autocast, the image operations' policy: these tensors (float64 excepted) in the autocast dtype."""
     values = (x, *others)
     device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST or not torch.is_autocast_enabled(device):
         return values
     dtype = torch.get_autocast_dtype(device)
     return tuple(v if v is None or v.dtype == torch.float64 else v.to(dtype) for v in values)
