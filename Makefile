@@ -11,7 +11,7 @@ SOURCES := $(shell find csrc -type f) setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-ecgan test test-all test-asan test-tsan fuzz docs wheel lint format bench bench-pytest bench-compare \
-	bench-instructions bench-instructions-update gpu-check clean
+	bench-instructions bench-instructions-update gpu-check bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -97,6 +97,9 @@ bench-instructions-update: $(STAMP) ## record the kernels' instructions
 # With the Python, torch and pytest of the machine: a GPU machine need not reach any package index.
 gpu-check: ## build, check and time every kernel on the GPU of this machine, and keep the outcome; resumable
 	$(PYTHON) benchmarks/gpu_check.py
+
+bench-gpu: ## measure the operations on the GPU of this machine, after gpu-check has installed them there; resumable
+	$(PYTHON) -m pyeqgan.benchmarks.gpu $(ARGS)
 
 clean: ## remove everything make has made
 	rm -rf $(VENV) build dist demo demo-ecgan *.egg-info pyeqgan/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

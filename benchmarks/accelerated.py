@@ -82,7 +82,8 @@ def measure(problem: Problem, *, rounds: int = 9) -> Result:
     if not error < TOLERANCE:
         return Result(*label, {}, error, None, None, 0.0, 0.0)
     contenders = {OURS: setting.step(setting.accelerated()[0]), "eager": setting.step(copy.deepcopy(setting.networks))}
-    times = harness.interleave(contenders, rounds=rounds, budget=600, clock=time.process_time)
+    seconds = harness.timed_by(time.process_time)
+    times = harness.interleave(contenders, rounds=rounds, budget=600, seconds=seconds)
     timings = {name: harness.timing(seconds, None) for name, seconds in times.items()}
     ratio = timings[OURS].median / timings["eager"].median
     interval = harness.bootstrap_ratio(times[OURS], times["eager"])

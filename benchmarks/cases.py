@@ -41,7 +41,7 @@ BOTH = ("contiguous", "channels_last")
 
 def cases(*, tiny: bool = False) -> list[Case]:
     """All of them; ``tiny``: one of every operation, to try the tools themselves. Labels and positions are fixed."""
-    draw = torch.Generator().manual_seed(0)
+    draw = _draw()
     batch = 2 if tiny else 8
     bilateral = [(6, 8)] if tiny else [(128, 32), (64, 64), (32, 128)]
     local = [(6, 4)] if tiny else [(128, 8), (128, 16), (128, 32)]
@@ -70,9 +70,32 @@ def cases(*, tiny: bool = False) -> list[Case]:
 
 def scaling(*, tiny: bool = False) -> list[Case]:
     """Self-contrast of ever more rows; the eager form goes in chunks where the whole matrix is beyond a laptop."""
-    draw = torch.Generator().manual_seed(0)
+    draw = _draw()
     sizes = (64, 128) if tiny else (1024, 2048, 4096, 8192, 16384, 32768)
     return [contrastive_loss(n, 64, draw, own_keys=False, in_chunks=n > 8192) for n in sizes]
+
+
+def large() -> list[Case]:
+    """One or two of every operation that fill a large GPU: those that the goals on it are set for."""
+    draw = _draw()
+    return [
+        bilateral_propagation(32, 64, 64),
+        local_fusion(32, 128, 32, draw),
+        skip_decoder_block(32, 128, 128, 64, 32),
+        modulated_norm(8, 64, 256),
+        activated_conv2d(32, 256, 32),
+        layout_conv2d(8, 150, 256, 256, 3, 1, draw, bag=False),
+        similarity_loss(4, 35, 128, 64, draw, in_chunks=False),
+        contrastive_loss(8192, 128, draw, own_keys=True),
+        contrastive_loss(32768, 256, draw, own_keys=False),
+        consistency_loss(32, [(128, 16), (128, 32), (64, 64), (32, 128)]),
+        equalization_fusion(32, 128, 64, 64),
+    ]
+
+
+def _draw() -> torch.Generator:
+    """On the default device, where labels and positions come to lie."""
+    return torch.Generator(torch.get_default_device()).manual_seed(0)
 
 
 def _normal(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:

@@ -1,9 +1,10 @@
 """Everything that wants a GPU, in one command: ``make gpu-check``, or ``python benchmarks/gpu_check.py``.
 
 Installs the checkout, compiled for the GPU at hand, tells what is installed, runs the doctor (which keeps its verdicts
-for later processes), the tests of `tests/gpu`, and the doctor again under compute-sanitizer. Needs torch with CUDA,
-pip, setuptools, pytest and nvcc, and no network. What became of a part is kept as soon as it has ended, in
-``benchmarks/results/<gpu>/check-….json``: an interrupted check goes on with the parts that have not passed.
+for later processes), the tests of `tests/gpu` (every kernel; training steps as CUDA graphs, where Lightning Fabric and
+what else training needs is installed), the benchmarks (`gpu`), and the doctor again under compute-sanitizer.
+Needs torch with CUDA, pip, setuptools, pytest and nvcc, and no network. What became of a part is kept as soon as it has
+ended, in ``benchmarks/results/<gpu>/check-….json``: an interrupted check goes on with the parts that have not passed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def parts() -> dict[str, list[str] | str]:
         "info": [sys.executable, "-m", "pyeqgan.info", "--json"],
         "doctor": DOCTOR,
         "tests": [*PYTEST, "tests/gpu"],
+        "bench": [sys.executable, "-m", "pyeqgan.benchmarks.gpu"],
         "sanitizer": [sanitizer, "--error-exitcode", "9", *DOCTOR] if sanitizer else "compute-sanitizer is not on PATH",
     }
 
@@ -47,10 +49,14 @@ def main() -> int:
         print(f"gpu-check: torch {torch.__version__} sees no CUDA device here", file=sys.stderr)
         return 2
     properties = torch.cuda.get_device_properties(0)
-    label = "-".join(re.findall("[a-z0-9]+", properties.name.lower()))
-    target = ROOT / "benchmarks/results" / label / f"check-{_commit()}.json"
+    target = ROOT / "benchmarks/results" / label(properties.name) / f"check-{_commit()}.json"
     arch = f"{properties.major}.{properties.minor}" + ("a" if properties.major >= 9 else "")
     return run(parts(), target, {"TORCH_CUDA_ARCH_LIST": arch, "PYTHONPATH": f"tests{os.pathsep}."})
+
+
+def label(name: str) -> str:
+    """A short name of a GPU for a folder: "nvidia-h200"."""
+    return "-".join(re.findall("[a-z0-9]+", name.lower()))
 
 
 def run(commands: Mapping[str, list[str] | str], target: Path, environment: Mapping[str, str]) -> int:

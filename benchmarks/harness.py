@@ -92,14 +92,29 @@ def match_error(case: Case, inputs: Sequence[Tensor], stage: str = "forward+back
     return max(float((a.double() - t).norm() / t.norm().clamp_min(floor)) for a, t in zip(ours, truth, strict=True))
 
 
+def timed_by(clock: Callable[[], float]) -> Callable[[Callable[[], object]], float]:
+    """What runs something and tells how long it took by a clock, in seconds."""
+
+    def seconds(run: Callable[[], object]) -> float:
+        begin = clock()
+        run()
+        return clock() - begin
+
+    return seconds
+
+
 def interleave(
     contenders: dict[str, Callable[[], object]],
     *,
     rounds: int,
     budget: float,
-    clock: Callable[[], float] = time.perf_counter,
+    seconds: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Time A B C A B C …: all ``rounds``, or as many, but 5 at least, as fit into ``budget`` seconds."""
+    """Time A B C A B C …: all ``rounds``, or as many, but 5 at least, as fit into ``budget`` seconds.
+
+    ``seconds`` runs a contender and tells how long it took; by the wall's clock if None.
+    """
+    seconds = seconds or timed_by(time.perf_counter)
     for run in contenders.values():
         run()
         run()
@@ -109,9 +124,7 @@ def interleave(
         if done >= 5 and time.perf_counter() - start > budget:
             break
         for name, run in contenders.items():
-            begin = clock()
-            run()
-            times[name].append(clock() - begin)
+            times[name].append(seconds(run))
     return times
 
 
@@ -247,9 +260,11 @@ def main(
         The exit status: 1 if a case did not match or none ran, else 0.
 
     Raises:
-        UserError: an unknown operation or stage, or ``output`` exists.
+        UserError: an unknown operation or stage, fewer than 2 rounds, or ``output`` exists.
     """
     chosen = select(operations, tiny=tiny)
+    if rounds < 2:
+        raise UserError(f"bench: rounds: expected at least 2, which have a spread, got {rounds}")
     for stage in stages:
         if stage not in STAGES:
             raise UserError(f"bench: stages: expected among {', '.join(STAGES)}, got {stage!r}")

@@ -25,13 +25,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyeqgan.data import Episode, Split, SyntheticFlowers
+from pyeqgan.data.layouts import LayoutBatch
 from pyeqgan.functional import contrastive_loss
-from pyeqgan.options import EqGANOptions
+from pyeqgan.models import ECGANProjection
+from pyeqgan.options import ECGANOptions, EqGANOptions
+from pyeqgan.training.ecgan.losses import CROSS_SCALE
+from pyeqgan.training.ecgan.system import ECGANSystem
 from pyeqgan.training.engine import Engine
 from pyeqgan.training.eqgan.system import EqGANSystem
 from pyeqgan.training.processes import Processes
 
-SHOTS = 3
+Found = tuple[Counter[str], Counter[str], float]
+
+SHOTS, CLASSES = 3, 6
 KEYS, FEATURES = 4096, 64  # of each rank
 GIB = str(1 << 30)
 
@@ -46,13 +52,14 @@ class Payload(TorchDispatchMode):
         self.bytes: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
         if function.namespace in ("c10d", "_c10d_functional"):
-            name = function.name().partition("::")[2].lstrip("_")
+            name = function.name().partition("::")[2].replace("_", "")  # "all_gather_into_tensor" is an allgather
             for kind in self.KINDS:
-                if name.startswith(kind):
-                    groups = [[t for t in pytree.tree_leaves(a) if isinstance(t, Tensor)] for a in args]
+                if name.startswith(kind.replace("_", "")):
+                    groups = [[t for t in pytree.tree_leaves(a) if isinstance(t, Tensor)] for a in (*args, result)]
                     self.bytes[kind] += max(sum(t.nbytes for t in group) for group in groups)
-        return function(*args, **(kwargs or {}))
+        return result
 
 
 def sent(payload: Counter[str], count: int) -> float:
@@ -62,16 +69,44 @@ def sent(payload: Counter[str], count: int) -> float:
     return sum(factors[kind] * number for kind, number in payload.items())
 
 
-def step_model(engine: Engine, strategy: str) -> Counter[str]:
-    """The payload of one step as docs/scale.md derives it."""
-    generator, discriminator = (
-        4 * sum(p.numel() for p in network.parameters()) for network in engine.networks.values()
-    )
-    channels = sum(m.num_features for m in engine.networks["generator"].modules() if isinstance(m, nn.SyncBatchNorm))
-    statistics = 3 * 16 * channels  # forward in both networks' steps, backward in the generator's
+def weights(network: nn.Module) -> int:
+    """Bytes of its parameters."""
+    return 4 * sum(p.numel() for p in network.parameters())
+
+
+def channels(network: nn.Module) -> int:
+    """Of all its batch norms."""
+    return sum(m.num_features for m in network.modules() if isinstance(m, nn.SyncBatchNorm))
+
+
+def eqgan_model(engine: Engine, strategy: str) -> Counter[str]:
+    """The payload of one step of EqGAN as docs/scale.md derives it."""
+    generator, discriminator = map(weights, engine.networks.values())
+    # Forward in both networks' steps, backward in the generator's.
+    statistics = 3 * 16 * channels(engine.networks["generator"])
     if strategy == "ddp":
         return Counter(allreduce=generator + discriminator + statistics)
     return Counter(allreduce=generator + statistics, allgather=2 * discriminator, reduce_scatter=2 * discriminator)
+
+
+def ecgan_model(engine: Engine, strategy: str, pixels: list[int]) -> Counter[str]:
+    """The payload of one step of ECGAN whose rank contrasts so many pixels of each scale."""
+    ranks, networks = dist.get_world_size(), engine.networks
+    statistics = 2 * 16 * sum(map(channels, networks.values()))  # each network once forward, once backward
+    projection = networks["projection"]
+    assert isinstance(projection, ECGANProjection)
+    dimensions = projection.heads[0][-1].out_channels  # type: ignore[index]
+    # Labels and ids of the keys within a scale, labels across; their numbers before, the sums after.
+    met = [(n, 16) for n in pixels] + [(pixels[to], 8) for _, to in CROSS_SCALE]
+    keys = sum(4 * n * dimensions for n, _ in met)
+    gathered = ranks * (keys + sum(n * rest for n, rest in met) + 8 * (len(met) + 1))
+    reduced = ranks * keys + 12 * len(met) + 2 * 8  # and the pixels and images that two other losses divide by
+    small = weights(projection) + weights(networks["segmenter"]) + statistics + reduced
+    large = weights(networks["generator"]) + weights(networks["discriminator"])
+    if strategy == "ddp":
+        return Counter(allreduce=large + small, allgather=gathered)
+    # The generator for its step and for its average, the discriminator for both steps.
+    return Counter(allreduce=small, allgather=2 * large + gathered, reduce_scatter=large)
 
 
 def contrast_model(way: str, count: int) -> Counter[str]:
@@ -99,22 +134,53 @@ def count(action: Callable[[], object]) -> tuple[Counter[str], float]:
     return payload.bytes, (loopback() - before) / dist.get_world_size()
 
 
+def eqgan_step(strategy: Any, processes: int, folder: str, image_size: int, width: float) -> Found:
+    """EqGAN's second step, of one episode a rank: the payload by the model, the payload and the bytes counted."""
+    run = EqGANOptions(
+        Path(folder), batch_size=processes, shots=SHOTS, strategy=strategy, image_size=image_size, width=width
+    )
+    flowers = SyntheticFlowers(8, SHOTS, image_size, seed=0)
+    engine = Engine(EqGANSystem(run, Split(seen=flowers, unseen=flowers)), join())
+    images = torch.rand(1, SHOTS, 3, image_size, image_size)
+    episode = Episode(images, torch.zeros(1, dtype=torch.int64))
+    engine.advance(episode)
+    return eqgan_model(engine, strategy), *count(lambda: engine.advance(episode))
+
+
+def ecgan_step(strategy: Any, processes: int, folder: str, image_size: int, width: float) -> Found:
+    """Likewise ECGAN's, of one layout a rank; every pixel contrasts."""
+    run = ECGANOptions(
+        Path(folder),
+        batch_size=processes,
+        strategy=strategy,
+        image_height=image_size,
+        image_width=image_size,
+        width=width,
+        contrast_pixels=image_size**2,
+    )
+    engine = Engine(ECGANSystem(run), join())
+    labels = torch.arange(image_size).mul(CLASSES).div(image_size, rounding_mode="floor").expand(1, image_size, -1)
+    batch = LayoutBatch(
+        torch.rand(1, 3, image_size, image_size), labels.contiguous(), torch.ones(1, 1, image_size, image_size)
+    )
+    engine.advance(batch)
+    pixels = [(image_size // scale) ** 2 for scale in (8, 4, 2)]
+    return ecgan_model(engine, strategy, pixels), *count(lambda: engine.advance(batch))
+
+
+def join() -> Processes:
+    """Those of the process group that is there."""
+    return Processes(Fabric(accelerator="cpu", devices=1))
+
+
 def work(rank: int, processes: int, folder: str, options: dict[str, Any]) -> None:
     """Measure on one rank; the first prints."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
     rows = []
-    for strategy in ("ddp", "fsdp"):
-        run = EqGANOptions(Path(folder), **options, batch_size=processes, shots=SHOTS, strategy=strategy)  # type: ignore[arg-type]
-        flowers = SyntheticFlowers(8, SHOTS, run.image_size)
-        system = EqGANSystem(run, Split(seen=flowers, unseen=flowers))
-        engine = Engine(system, Processes(Fabric(accelerator="cpu", devices=1)))
-        images = torch.rand(1, SHOTS, 3, run.image_size, run.image_size)
-        episode = Episode(images, torch.zeros(1, dtype=torch.int64))
-        engine.advance(episode)
-        model = step_model(engine, strategy)
-        counted, wire = count(lambda: engine.advance(episode))  # noqa: B023
-        rows.append((f"step, {strategy}", model, counted, wire))
+    for name, measure in (("EqGAN", eqgan_step), ("ECGAN", ecgan_step)):
+        for strategy in ("ddp", "fsdp"):
+            rows.append((f"{name}'s step, {strategy}", *measure(strategy, processes, folder, **options)))
     features, labels = torch.randn(KEYS, FEATURES, requires_grad=True), torch.randint(19, (KEYS,))
     for way, limit in (("gather", GIB), ("ring", "0")):
         os.environ["PYEQGAN_GATHER_LIMIT"] = limit

@@ -48,6 +48,7 @@ class ModulatedNorm {
     p.tile_pixels = p.channels_last ? std::clamp<int64_t>(kTile / std::max<int64_t>(p.channels, 1), 16, 256) : 4096;
     p.tiles = divide_up(p.pixels, p.tile_pixels);
     p.maps = gamma.dim() == 4;
+    p.large = p.batch * p.channels * p.pixels > kCache;
     p.x = x_.const_data_ptr();
     gamma_ = modulation("gamma", gamma, p.gamma_strides), beta_ = modulation("beta", beta, p.beta_strides);
     p.gamma = gamma_->const_data_ptr(), p.beta = beta_->const_data_ptr();
@@ -72,6 +73,9 @@ class ModulatedNorm {
   // Numbers of a tile of all channels: what a second level cache holds of seven images. Pixels are few enough, too, to
   // be summed one after another in the accumulation dtype.
   static constexpr int64_t kTile = 16384;
+
+  // Numbers of a map that a second level cache holds.
+  static constexpr int64_t kCache = 1 << 19;
 
   void parallel(cpu::ModulatedNormKernels::Run kernel, int64_t items) const {
     torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { kernel(problem, begin, end); });

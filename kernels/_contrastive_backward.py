@@ -11,16 +11,8 @@ gathers both: (G + Gᵀ) q.
 import triton
 import triton.language as tl
 
-from pyeqgan.kernels._contrastive_scores import (
-    block_of_rows,
-    excluded,
-    inverse_root,
-    positive_pairs,
-    products,
-    row_offsets,
-    scores,
-    tiles_of,
-)
+from pyeqgan.kernels._contrastive_scores import excluded, inverse_root, positive_pairs, scores, tiles_of
+from pyeqgan.kernels._rows import block_of_rows, products, row_offsets
 
 
 @triton.jit

@@ -9,15 +9,9 @@ A program owns a block of queries and one segment of the keys; segments are adde
 import triton
 import triton.language as tl
 
-from pyeqgan.kernels._contrastive_scores import (
-    block_of_rows,
-    excluded,
-    inverse_root,
-    positive_pairs,
-    products,
-    scores,
-    tiles_of,
-)
+from pyeqgan.kernels._contrastive_scores import excluded, inverse_root, positive_pairs, scores, tiles_of
+from pyeqgan.kernels._logarithm import log1p
+from pyeqgan.kernels._rows import block_of_rows, products
 
 
 @triton.jit
@@ -85,19 +79,6 @@ def sum_exponentials(
     tl.store(boundary + at, value)
     if SUPCON:
         tl.store(score_sums + at, positive_sum)
-
-
-@triton.jit
-def log1p(x):
-    """log(1 + x) = 2 artanh(x / (2 + x)) for x in [0, 1], to a relative error of 2e-8 before rounding."""
-    t = x / (2.0 + x)
-    square = t * t
-    series = square * (1.0 / 13.0) + 1.0 / 11.0
-    series = series * square + 1.0 / 9.0
-    series = series * square + 1.0 / 7.0
-    series = series * square + 1.0 / 5.0
-    series = series * square + 1.0 / 3.0
-    return 2.0 * (t + t * square * series)
 
 
 @triton.jit

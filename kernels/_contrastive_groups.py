@@ -10,8 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PADDING = 128  # every block of rows has a power of two of them, at most this many
-
 
 class Side(NamedTuple):
     """The queries or the keys, of a tensor with n rows."""

@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from pyeqgan.kernels._config import tiled
-from pyeqgan.kernels._contrastive_groups import PADDING, Side
+from pyeqgan.kernels._contrastive_groups import Side
+from pyeqgan.kernels._rows import PADDING, width_of
 
 LARGEST_INVERSE = tl.constexpr(1e12)  # rows shorter than 1e-12 are divided by that
 
@@ -34,11 +35,6 @@ class Rows(NamedTuple):
     def width(self) -> int:
         """Channels with the padding."""
         return self.values.shape[1]
-
-
-def width_of(channels: int) -> int:
-    """A power of two from 16 to 256, or a multiple of 256: what products over ``channels`` are cut from."""
-    return max(16, 1 << (channels - 1).bit_length()) if channels <= 256 else (channels + 255) // 256 * 256
 
 
 @tiled("contrastive_rows", ("WIDTH",))

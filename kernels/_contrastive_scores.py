@@ -13,36 +13,6 @@ import triton.language as tl
 
 
 @triton.jit
-def row_offsets(first, channel, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Of some channels of a block of rows, (ROWS,CHANNELS); int64 up to the block, which itself is small."""
-    start = tl.cast(first, tl.int64) * WIDTH + channel
-    return start + (tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, CHANNELS)[None, :])
-
-
-@triton.jit
-def block_of_rows(values, first, channel, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Some channels of a block of rows, (ROWS,CHANNELS)."""
-    return tl.load(values + row_offsets(first, channel, WIDTH, ROWS, CHANNELS))
-
-
-@triton.jit
-def products(
-    own, first_own, own_block, other, first_other, other_block,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """own·otherᵀ of two blocks of rows, (ROWS,COLUMNS) float32; the blocks are given if they are DEPTH = WIDTH wide."""
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    if DEPTH == WIDTH:
-        total = tl.dot(own_block, tl.trans(other_block), total, input_precision=PRECISION)
-    else:
-        for channel in range(0, WIDTH, DEPTH):
-            left = block_of_rows(own, first_own, channel, WIDTH, ROWS, DEPTH)
-            right = block_of_rows(other, first_other, channel, WIDTH, COLUMNS, DEPTH)
-            total = tl.dot(left, tl.trans(right), total, input_precision=PRECISION)
-    return total
-
-
-@triton.jit
 def inverse_root(temperature):
     """1/√τ, which multiplies the factors of both sides."""
     return tl.div_rn(1.0, tl.sqrt_rn(tl.load(temperature)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 from pyeqgan.kernels import _normalization as kernels
@@ -20,10 +21,13 @@ def statistics(
         return running_mean.float().clone(), running_var.float().clone()
     if norm == "batch":
         parts = parts.flatten(0, 1)[None]
-    number, means, squares = parts.unbind(2)
-    total = number.sum(1)
-    mean = (number * means).sum(1) / total
-    var = (squares + number * (means - mean[:, None]).square()).sum(1) / total
+    number, count, _, channels = parts.shape
+    mean, var = (parts.new_empty((number, channels)) for _ in range(2))
+    if mean.numel():
+        with torch.cuda.device_of(parts):
+            kernels.join_moments[lambda meta: (number * triton.cdiv(channels, meta["CHANNELS"]),)](
+                parts, mean, var, count, channels
+            )
     return (mean[0], var[0]) if norm == "batch" else (mean, var)
 
 

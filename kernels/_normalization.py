@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from pyeqgan.kernels._config import tiled
-from pyeqgan.kernels._image import block_of_image, offsets
+from pyeqgan.kernels._image import block_of_image, offsets, split
 
 SIZE = ("channels", "height", "width")
 
@@ -56,6 +56,42 @@ def store_moments(moments, part, value, inside, c, channels):
     tl.store(line, tl.zeros_like(mean) + number, real)
     tl.store(line + channels, mean, real)
     tl.store(line + 2 * channels, tl.sum(deviation * deviation, 0), real)
+
+
+@tiled("moments", ("channels", "parts"))
+@triton.jit
+def join_moments(moments, mean, var, parts, channels, CHANNELS: tl.constexpr, PARTS: tl.constexpr):
+    """Mean and var (groups,C) of what moments (groups,parts,3,C) say of parts of a group."""
+    block, group = split(tl.program_id(0).to(tl.int64), tl.cdiv(channels, CHANNELS))
+    c = block * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((CHANNELS,), tl.float32)
+    centre = tl.zeros((CHANNELS,), tl.float32)
+    for first in range(0, parts, PARTS):
+        number, each, _ = moments_of(moments, group, first, parts, c, channels, PARTS)
+        total += tl.sum(number, 0)
+        centre += tl.sum(number * each, 0)
+    centre /= total
+    lacking = tl.zeros((CHANNELS,), tl.float32)
+    squares = tl.zeros((CHANNELS,), tl.float32)
+    for first in range(0, parts, PARTS):
+        number, each, square = moments_of(moments, group, first, parts, c, channels, PARTS)
+        difference = each - centre[None, :]
+        lacking += tl.sum(number * difference, 0)
+        squares += tl.sum(square + number * difference * difference, 0)
+    lacking /= total  # by rounding
+    variance = squares / total - lacking * lacking
+    tl.store(mean + group * channels + c, centre + lacking, c < channels)
+    tl.store(var + group * channels + c, tl.where(variance < 0.0, 0.0, variance), c < channels)
+
+
+@triton.jit
+def moments_of(moments, group, first, parts, c, channels, PARTS: tl.constexpr):
+    """Number, mean and squared deviations (PARTS,CHANNELS) of some parts; zeros of those that are not there."""
+    part = first + tl.arange(0, PARTS)
+    mask = (part < parts)[:, None] & (c < channels)[None, :]
+    line = moments + (group * parts + part.to(tl.int64))[:, None] * 3 * channels + c[None, :]
+    number = tl.load(line, mask, 0.0)
+    return number, tl.load(line + channels, mask, 0.0), tl.load(line + 2 * channels, mask, 0.0)
 
 
 @tiled("normalization", SIZE)

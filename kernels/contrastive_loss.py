@@ -14,12 +14,11 @@ import triton
 from torch import Tensor
 
 from pyeqgan.kernels import _contrastive_backward, _contrastive_forward
-from pyeqgan.kernels._contrastive_groups import PADDING, Groups, group_rows
+from pyeqgan.kernels._contrastive_groups import Groups, group_rows
 from pyeqgan.kernels._contrastive_rows import Rows, gather_rows, scatter_gradients
 from pyeqgan.kernels._products import arithmetic, family
+from pyeqgan.kernels._rows import PADDING, segments_of
 
-PROGRAMS = 256  # wanted in a launch, where there are too few blocks of rows for that
-SEGMENT = 512  # rows of the other side that are worth a program
 BOUND = 32.0  # largest |score| whose exponentials are summed as they are
 
 # Their tiles were chosen by what they compile to, and never timed. Two warpgroups share a block of 128 rows that stays
@@ -73,13 +72,6 @@ def _prepare(
     return _Problem(groups, query_rows, key_rows, temperature, bounded, products, precision)
 
 
-def _segments(rows: int, others: int) -> tuple[int, int]:
-    """How many segments the other side is cut into, and how long they are."""
-    wanted = min(max(PROGRAMS * PADDING // rows, 1), triton.cdiv(others, SEGMENT))
-    span = triton.cdiv(triton.cdiv(others, wanted), PADDING) * PADDING
-    return triton.cdiv(others, span), span
-
-
 def forward(
     queries: Tensor,
     query_labels: Tensor,
@@ -121,7 +113,7 @@ def forward(
 def _sums(p: _Problem, supcon: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Of every sorted query, padded: B; Σ_P s in supcon, else Σ_P softplus(B − s); and Σ_P sigmoid(B − s), else 0."""
     padded = len(p.queries.factors)
-    segments, span = _segments(padded, len(p.groups.keys.order))
+    segments, span = segments_of(padded, len(p.groups.keys.order))
     partial = p.queries.factors.new_zeros(3, segments, padded)
     partial[0] = float("-inf")
     sides = (
@@ -231,7 +223,7 @@ def _gradients(p: _Problem, terms: tuple[Tensor, Tensor, Tensor], supcon: bool, 
     sides = [(p.queries, p.groups.queries), (p.keys, p.groups.keys)]
     (rows, side), (others, other) = sides if of_queries else sides[::-1]
     padded = len(rows.factors)
-    segments, span = _segments(padded, len(other.order))
+    segments, span = segments_of(padded, len(other.order))
     sums = rows.factors.new_zeros(segments, padded, rows.width)
 
     def grid(meta: dict[str, int]) -> tuple[int, int, int]:

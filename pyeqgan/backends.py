@@ -47,19 +47,22 @@ class _Native:
     module: Any = None
     kernels: ClassVar[dict[str, Any]] = {}
     problem: str = "pyeqgan.functional has not been imported"
+    loaded: bool = False
     router: Router | None = None
 
 
 def load_native() -> None:
-    """Import the compiled module, which registers its CPU kernels. Called when :mod:`pyeqgan.functional` is imported.
+    """Import the compiled module, which registers its CPU kernels; once, when :mod:`pyeqgan.functional` is imported or
+    something is asked of the operations before.
 
     Raises:
         ImportError: it cannot be imported and PYEQGAN_REQUIRE_NATIVE=1. Otherwise a warning says so.
     """
-    if _Native.module is not None:
+    if _Native.loaded:
         return
     _import_native()
-    if torch.version.cuda is not None and _Native.router is None:
+    _Native.loaded = True
+    if torch.version.cuda is not None:
         _Native.router = Router(_with_gpu_kernels(), _cuda_sources(), _gpu_kernels)
         _Native.router.install()
 
@@ -96,7 +99,7 @@ def _cuda_sources() -> str:
 
 def operations() -> list[str]:
     """The names of the public operations, sorted."""
-    importlib.import_module("pyeqgan.functional")  # which defines them
+    load_native()
     return sorted({*(n for n in _library.ORACLES if not n.endswith("_backward")), *COMPOSED})
 
 

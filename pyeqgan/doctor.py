@@ -93,10 +93,13 @@ def cases(s: Sizes = TINY) -> list[Case]:
             (image(), image(s.channels + 1), wide_kernel, *(normal(s.outputs) for _ in range(3))),
             lambda m, x, s, w, b, g, h: m.skip_decoder_block(x, s, w, b, **norm, norm_weight=g, norm_bias=h),
         ),
-        Case(
-            "modulated_norm",
-            (image(), image(), image()),
-            lambda m, *t: m.modulated_norm(*t, norm="instance"),
+        *(
+            Case(
+                "modulated_norm",
+                (image(), image(), image()),
+                lambda m, *t, options=options: m.modulated_norm(*t, **options),
+            )
+            for options in ({"norm": "instance"}, norm)
         ),
         Case("activated_conv2d", (image(), kernel, normal(s.outputs)), lambda m, *t: m.activated_conv2d(*t)),
         Case(

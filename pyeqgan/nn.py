@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyeqgan import functional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "ActivatedConv2d",
@@ -341,7 +344,7 @@ class MultiScaleContrastiveLoss(nn.Module):
     Args:
         temperature: its (initial) value, > 0.
         learned_temperature: make log(temperature) a parameter, so that training keeps it positive.
-        mode, scale_weights, cross_scale, cross_weight, ignore_index, max_pixels: as in the function.
+        mode, scale_weights, cross_scale, cross_weight, ignore_index, max_pixels, rows_per_image: as in the function.
 
     Shape:
         features: list of (B,D,h_s,w_s); labels (B,H,W) int64 → 0-d.
@@ -358,6 +361,7 @@ class MultiScaleContrastiveLoss(nn.Module):
         cross_weight: float = 1.0,
         ignore_index: int = -1,
         max_pixels: int | None = None,
+        rows_per_image: int | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -370,11 +374,17 @@ class MultiScaleContrastiveLoss(nn.Module):
         self.cross_weight = cross_weight
         self.ignore_index = ignore_index
         self.max_pixels = max_pixels
+        self.rows_per_image = rows_per_image
 
     def forward(
-        self, features: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None
+        self,
+        features: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        group: ProcessGroup | None = None,
     ) -> Tensor:
-        """Return the loss of the pyramid; ``generator`` makes the pixel sampling reproducible."""
+        """Return the loss of the pyramid, with ``generator`` and ``group`` as in the function."""
         temperature = self.temperature if self.log_temperature is None else self.log_temperature.exp()
         return functional.multiscale_contrastive_loss(
             features,
@@ -386,7 +396,9 @@ class MultiScaleContrastiveLoss(nn.Module):
             cross_weight=self.cross_weight,
             ignore_index=self.ignore_index,
             max_pixels=self.max_pixels,
+            rows_per_image=self.rows_per_image,
             generator=generator,
+            group=group,
         )
 
     def extra_repr(self) -> str:

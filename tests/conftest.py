@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+SLOW_SECONDS = 3600  # of a slow test that names no limit of its own: a busy machine is no failure
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

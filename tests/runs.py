@@ -107,6 +107,10 @@ def ecgan_options(data: Path | str, output: Path, **changed: Any) -> ECGANOption
     return ECGANOptions(output=output, **(fields | changed))
 
 
+# By model: how its data are written, the flags of a small run and the same as options.
+MODELS = {"eqgan": (write_photos, FLAGS, run_options), "ecgan": (write_layouts, ECGAN_FLAGS, ecgan_options)}
+
+
 def assert_same_end(one: Path, other: Path, step: int) -> None:
     """Both runs ended at `step` with the same bits: weights, moments, average, last samples, losses of that step."""
     first, second = (load_checkpoint(path / "checkpoints" / f"step_{step:08d}") for path in (one, other))

@@ -47,6 +47,23 @@ def random_image(shape: Sequence[int], dtype: torch.dtype, layout: str = "contig
     return x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
 
 
+def random_labels(shape: Sequence[int], classes: int = 4) -> Tensor:
+    """Labels (B,H,W) of images of a shape, some of them -1."""
+    return torch.randint(-1, classes, (shape[0], *shape[2:]))
+
+
+def random_probabilities(
+    shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous", sharpness: float = 1.0
+) -> Tensor:
+    """A softmax over channels in the dense layouts; in others positive numbers of any sum."""
+    if layout in ("contiguous", "channels_last"):
+        p = random_image(shape, torch.float64).mul(sharpness).softmax(1).to(dtype)
+        return p.contiguous(memory_format=getattr(torch, layout.replace("contiguous", "contiguous_format")))
+    x = random_image(shape, dtype, layout)
+    (x if x._base is None else x._base).mul_(sharpness).sigmoid_().div_(shape[1] ** 0.5)
+    return x
+
+
 def _normal(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.randn(tuple(shape), dtype=torch.float64).to(dtype)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sampling import seed_everything
 
-from pyeqgan.benchmarks import ablation, baselines, compare, harness, machine, report, step
+from pyeqgan.benchmarks import ablation, baselines, compare, curves, harness, machine, report, step
 from pyeqgan.benchmarks.cases import cases
 from pyeqgan.data.layouts import source
 from pyeqgan.errors import UserError
@@ -185,6 +185,8 @@ def test_the_contrastive_loss_in_chunks_is_the_contrastive_loss():
 def test_wrong_requests_are_told(tmp_path):
     with pytest.raises(UserError, match="bench: op: expected one of"):
         harness.main(("nonsense",))
+    with pytest.raises(UserError, match=r"bench: rounds: expected at least 2.*got 1"):
+        harness.main((), rounds=1)
     with pytest.raises(UserError, match="bench: stages: expected among"):
         harness.main((), stages=("nonsense",))
     old = tmp_path / "old.json"
@@ -310,3 +312,18 @@ def test_the_ablation_is_done_once_and_tabled(tmp_path, monkeypatch, capsys):
     assert kept["generator"]["multi"]["miou"] == [expected] and f"{expected:.3f}" in rows[3]
     with pytest.raises(SystemExit):
         ablation.main(["--output", str(output), "--runs", "both-7"])
+
+
+def test_curves_part_by_rounding_alone(tmp_path, monkeypatch, capsys):
+    small = {"image_height": 16, "image_width": 16, "upsamplings": 3, "batch_size": 2}
+    monkeypatch.setattr(curves, "TRAINING", {**curves.TRAINING, **small})
+    file = tmp_path / "kept" / "curves.json"
+    curves.main(["--steps", "3", "--output", str(file)])
+    kept = json.loads(file.read_text())["curves"]
+    assert {name: len(curve) for name, curve in kept.items()} == {"fused": 3, "oracles": 3, "moved": 3}
+    assert kept["fused"] != kept["moved"]
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == len(kept["fused"][0]) and all(row.count("| 3 ") == 6 for row in rows)
+    other = [{"loss": 1.0}, {"loss": 2.5}, {"loss": 0.0}]
+    assert curves.steps_within(0.1, "loss", [{"loss": 1.2}, {"loss": 2.0}, {"loss": 0.0}], other) == 1
+    assert curves.steps_within(0.3, "loss", other, other) == 3

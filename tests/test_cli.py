@@ -62,6 +62,8 @@ def test_every_option_is_explained_and_every_command_has_an_example(capsys, comm
             continue
         explained = rf"{flag(field.name)}(, --\S+)? [^a-z(]*[a-z]{{2}}"  # a word between the flag and "(default: …)"
         assert re.search(explained, text), field.name
+    twice = re.search(r"Default: ((?! --)[^(])*\(default: ", text)
+    assert not twice, "a default is told once"
 
 
 def test_the_flags_are_those_that_were_promised(capsys):

@@ -90,7 +90,8 @@ def test_layouts_are_painted_as_they_were_named(pyeqgan, layouts, trained, tmp_p
     folder, output = layouts / "test" / "labels", tmp_path / "painted"
     arguments = ("generate", "--checkpoint", trained, "--output", output, "--layouts")
     status, out, err = pyeqgan(*arguments, folder)
-    assert (status, err) == (0, "") and out == f"images and edges of 2 layouts and grid.png in {output}\n"
+    told = ["reading layouts", "painting", f"images and edges of 2 layouts and grid.png in {output}"]
+    assert (status, err, out.splitlines()) == (0, "", told)
     names = ["grid.png", "test_0.png", "test_0_edges.png", "test_1.png", "test_1_edges.png"]
     assert sorted(path.name for path in output.iterdir()) == names
     before = {name: pixels(output / name) for name in names}
@@ -115,6 +116,43 @@ def test_layouts_are_painted_as_they_were_named(pyeqgan, layouts, trained, tmp_p
     assert pyeqgan(*arguments, folder / "test_0.png", "--force")[0] == 0
     assert (output / "mine.png").read_bytes() == b"mine"
     assert np.abs(pixels(output / "test_0.png").astype(int) - before["test_0.png"]).max() <= 1, "alone as among others"
+
+
+def test_painting_goes_on_with_what_is_missing_and_keeps_what_is_there(pyeqgan, layouts, trained, tmp_path):
+    folder, output = shutil.copytree(layouts / "test" / "labels", tmp_path / "labels"), tmp_path / "painted"
+    arguments = ("generate", "--checkpoint", trained, "--output", output, "--layouts", folder)
+    assert pyeqgan(*arguments)[0] == 0
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()}
+    for missing in ("grid.png", "test_1.png"):  # as a call leaves it that was stopped at its last picture
+        (output / missing).unlink()
+    told = refused(pyeqgan(*arguments))
+    assert "--resume makes the missing ones, --force all anew" in told
+    status, out, _ = pyeqgan(*arguments, "--resume")
+    expected = f"images and edges of 2 layouts (1 of them were there) and grid.png in {output}"
+    assert status == 0 and out.splitlines()[-1] == expected
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()}
+    assert {name: data for name, (data, _) in after.items()} == {name: data for name, (data, _) in before.items()}
+    kept = [name for name, (_, written) in after.items() if written == before[name][1]]
+    assert sorted(kept) == ["test_0.png", "test_0_edges.png"]
+
+    shutil.copy(folder / "test_1.png", folder / "test_0.png")  # another layout of that name
+    assert "test_0.png was not made from this layout by this generator" in refused(pyeqgan(*arguments, "--resume"))
+    (output / "test_0.png").write_bytes(b"no picture")
+    assert "test_0.png" in refused(pyeqgan(*arguments, "--resume"))
+    assert "expected one of them, got both" in refused(pyeqgan(*arguments, "--resume", "--force"))
+    assert pyeqgan(*arguments, "--force")[0] == 0
+
+
+def test_a_generator_without_edges_paints_images_alone(pyeqgan, layouts, tmp_path):
+    run, output = tmp_path / "run", tmp_path / "painted"
+    assert runs.trained(runs.ecgan_options(layouts, run, steps=1, modules="image"))[0] == 0
+    pictures = layouts / "test" / "labels"
+    arguments = ("generate", "--checkpoint", run, "--output", output, "--layouts", pictures)
+    assert pyeqgan(*arguments)[1].splitlines()[-1] == f"images of 2 layouts and grid.png in {output}"
+    assert sorted(path.name for path in output.iterdir()) == ["grid.png", "test_0.png", "test_1.png"]
+    (output / "test_0.png").unlink()
+    status, out, _ = pyeqgan(*arguments, "--resume")
+    assert status == 0 and out.splitlines()[-1].startswith("images of 2 layouts (1 of them were there)")
 
 
 def test_what_cannot_be_painted(pyeqgan, layouts, trained, with_instances, tmp_path):
@@ -188,7 +226,9 @@ def test_evaluations_of_the_other_model_are_refused(pyeqgan, trained, tmp_path):
     assert not (tmp_path / "evaluation").exists()
 
 
-@pytest.mark.parametrize("command", [("app",), ("export", "--output", "OUT")])
-def test_what_only_knows_images_of_a_class_says_so(pyeqgan, trained, tmp_path, command):
-    arguments = [str(tmp_path / "out") if word == "OUT" else word for word in command]
-    assert "expects a checkpoint of --model eqgan" in refused(pyeqgan(*arguments, "--checkpoint", trained))
+def test_what_only_knows_images_of_a_class_says_so(pyeqgan, trained, tmp_path):
+    assert "expects a checkpoint of --model eqgan" in refused(pyeqgan("app", "--checkpoint", trained))
+    told = refused(
+        pyeqgan("export", "--checkpoint", trained, "--output", tmp_path / "new", "--format", "torch", "--shots", 3)
+    )
+    assert "--shots does not apply to a checkpoint of --model ecgan" in told and not (tmp_path / "new").exists()

@@ -7,24 +7,33 @@ import runs
 import torch
 
 from pyeqgan import cli
-from pyeqgan.models import EqGANGenerator
-from pyeqgan.trained.eqgan import averaged_generator
+from pyeqgan.models import ECGANGenerator, EqGANGenerator
+from pyeqgan.trained import averaged_generator
 from pyeqgan.training.checkpoint import load_latest
 
 HUB = ["README.md", "config.json", "model.safetensors"]
 
 
+def train(model, path, **changed):
+    write, _, options = runs.MODELS[model]
+    assert runs.trained(options(write(path / "photos"), path / "run", steps=2, **changed))[0] == 0
+    return path / "run"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("trained")
-    data = runs.write_photos(path / "photos")
-    assert runs.run(data, path / "run", shots=2, steps=2, equalization="shared")[0] == 0
-    return path / "run"
+    return train("eqgan", tmp_path_factory.mktemp("trained"), shots=2, equalization="shared")
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory):
+    return train("ecgan", tmp_path_factory.mktemp("painter"))
 
 
 @pytest.fixture
 def export(trained, capsys):
     def export(output, *more, checkpoint=trained):
+        capsys.readouterr()
         status = cli.main(["export", *map(str, ["--checkpoint", checkpoint, "--output", output, *more])])
         told = capsys.readouterr()
         return status, told.out, told.err
@@ -36,8 +45,17 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_hub_folder_holds_the_averaged_generator_and_its_card(export, trained, tmp_path):
-    status, out, err = export(tmp_path / "new")
+ABOUT = {
+    EqGANGenerator: "2 steps on 3 classes: `a`, `b`, `c`",
+    ECGANGenerator: "2 steps on 3 layouts of 3 classes, in the order of their labels from 0: `class 0`, `class 1`, "
+    "`class 2`. In the files of these layouts 0 is the first class, and 255 is none.",
+}
+
+
+@pytest.mark.parametrize(("model", "run"), [(EqGANGenerator, "trained"), (ECGANGenerator, "painter")])
+def test_a_hub_folder_holds_the_averaged_generator_and_its_card(export, request, tmp_path, monkeypatch, model, run):
+    trained = request.getfixturevalue(run)
+    status, out, err = export(tmp_path / "new", checkpoint=trained)
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         f"{trained / 'checkpoints' / 'step_00000002'} as hub in {tmp_path / 'new'}",
@@ -45,11 +63,13 @@ def test_a_hub_folder_holds_the_averaged_generator_and_its_card(export, trained,
         "the card states no license: --license names the one you choose",
     ]
     assert names(tmp_path / "new") == HUB
-    loaded = EqGANGenerator.from_pretrained(tmp_path / "new").state_dict()
+    loaded = model.from_pretrained(tmp_path / "new").state_dict()
     expected = averaged_generator(load_latest(trained, print, ["ema"])).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in expected.items())
-    card = (tmp_path / "new" / "README.md").read_text()
-    assert "2 steps on 3 classes: `a`, `b`, `c`" in card and "| data | `photos` |" in card
+    card, found = run_card(tmp_path / "new", monkeypatch)
+    size = 32 if model is EqGANGenerator else 16
+    assert found["images"].shape == (16 if model is EqGANGenerator else 1, 3, size, size)
+    assert ABOUT[model] in card and "| data | `photos` |" in card
     assert str(trained.parent) not in card
 
 
@@ -64,20 +84,20 @@ def test_the_card_shows_an_evaluation(export, tmp_path):
 
 
 def run_card(folder, monkeypatch):
-    """Run the code that the card shows, as it stands; returns its image."""
+    """Run the code that the card shows, as it stands; returns the card and what the code defines."""
     card = (folder / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(folder)
-    names = {}
-    exec(code, names)
-    return card, names["image"]
+    found = {}
+    exec(code.replace("FOLDER", "."), found)
+    return card, found
 
 
 def test_a_program_is_exported_and_runs_as_its_card_says(export, tmp_path, monkeypatch):
     assert export(tmp_path / "new", "--format", "torch")[0] == 0
     assert names(tmp_path / "new") == ["README.md", "config.json", "model.pt2"]
-    card, image = run_card(tmp_path / "new", monkeypatch)
-    assert image.shape == (4, 3, 32, 32) and image.abs().max() <= 1
+    card, found = run_card(tmp_path / "new", monkeypatch)
+    assert found["image"].shape == (4, 3, 32, 32) and found["image"].abs().max() <= 1
     assert "for side, count in {2: 2, 4: 8, 8: 32}.items()" in card and "B is free, and K from 3 on." in card
 
 
@@ -85,9 +105,17 @@ def test_a_program_is_exported_and_runs_as_its_card_says(export, tmp_path, monke
 def test_onnx_is_exported_and_runs_as_its_card_says(export, tmp_path, monkeypatch):
     assert export(tmp_path / "new", "--format", "onnx", "--shots", 2)[0] == 0
     assert names(tmp_path / "new") == ["README.md", "config.json", "model.onnx"]
-    card, image = run_card(tmp_path / "new", monkeypatch)
-    assert image.shape == (4, 3, 32, 32)
+    card, found = run_card(tmp_path / "new", monkeypatch)
+    assert found["image"].shape == (4, 3, 32, 32)
     assert "B is free." in card
+
+
+@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_program_that_paints_layouts_runs_as_its_card_says(export, painter, tmp_path, monkeypatch, form):
+    assert export(tmp_path / "new", "--format", form, checkpoint=painter)[0] == 0
+    card, found = run_card(tmp_path / "new", monkeypatch)
+    assert found["image"].shape == found["edges"].shape == (4, 3, 16, 16)
+    assert "yours: 0 to 2, the classes below" in card and "B is free." in card
 
 
 def test_only_an_earlier_export_is_replaced_and_with_force_alone(export, tmp_path):

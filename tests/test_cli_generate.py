@@ -152,3 +152,10 @@ def test_the_output_must_be_a_folder_that_can_be_written(generate, tmp_path):
     with runs.full_disk(100):
         status, _, err = generate(tmp_path / "new")
     assert status == 2 and err == f"pyeqgan: cannot write {tmp_path / 'new' / PICTURES[0]}: File too large\n"
+
+
+@pytest.mark.parametrize("option", [("--resume",), ("--instances", "maps")])
+def test_what_paints_layouts_alone_is_refused(generate, tmp_path, option):
+    status, _, err = generate(tmp_path / "new", *option)
+    assert status == 2 and err == f"pyeqgan: {option[0]} does not apply to a checkpoint of --model eqgan\n"
+    assert not (tmp_path / "new").exists()

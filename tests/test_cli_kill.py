@@ -66,15 +66,9 @@ def wait_for_steps(process, output, step):
     pytest.fail(f"no step {step}: {process.communicate()[0]}")
 
 
-MODELS = {
-    "eqgan": (runs.write_photos, runs.FLAGS, runs.run_options),
-    "ecgan": (runs.write_layouts, runs.ECGAN_FLAGS, runs.ecgan_options),
-}
-
-
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", runs.MODELS)
 def test_a_killed_run_loses_at_most_the_interval_and_then_ends_as_if_nothing_had_been(tmp_path, model):
-    write, flags, options = MODELS[model]
+    write, flags, options = runs.MODELS[model]
     data, killed, straight = write(tmp_path / "data"), tmp_path / "killed", tmp_path / "straight"
     process = start(data, killed, steps=16, flags=flags)
     wait_for_steps(process, killed, 5)

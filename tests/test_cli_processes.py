@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import runs
@@ -23,15 +24,29 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("one_thread")]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--max-restarts", "1", "--nproc-per-node", "2", "-m"]
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """Photos, and the losses of a run of one process, 8 steps."""
+class Straight(NamedTuple):
+    """A run of one process, 8 steps: its model, the data, the losses."""
+
+    model: str
+    data: Path
+    losses: list
+
+    def run(self, output, **changed):
+        """The same, in this process."""
+        options = runs.MODELS[self.model][2]
+        return runs.trained(options(self.data, output, steps=STEPS, **changed))
+
+
+@pytest.fixture(scope="module", params=runs.MODELS)
+def straight(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
-    data = runs.write_photos(folder / "photos")
+    data = runs.MODELS[request.param][0](folder / "data")
+    straight = Straight(request.param, data, [])
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 8)
-        runs.run(data, folder / "run", steps=STEPS)
-    return data, runs.losses(folder / "run")
+        straight.run(folder / "run")
+    straight.losses.extend(runs.losses(folder / "run"))
+    return straight
 
 
 def stop_after(patch, step):
@@ -47,9 +62,11 @@ def stop_after(patch, step):
     patch.setattr(Engine, "advance", advance_and_stop)
 
 
-def start(data, output, *arguments, launcher=()):
-    settings = ["--checkpoint-every", "2", "--log-every", "1", "--steps", str(STEPS), "--device", "cpu", *runs.FLAGS]
-    module = [*launcher, "pyeqgan", "train", "--data", str(data), "--output", str(output), *settings, *arguments]
+def start(straight, output, *arguments, launcher=()):
+    settings = ["--checkpoint-every", "2", "--log-every", "1", "--steps", str(STEPS), "--device", "cpu"]
+    settings += runs.MODELS[straight.model][1]
+    module = [*launcher, "pyeqgan", "train", "--data", str(straight.data), "--output", str(output)]
+    module += [*settings, *arguments]
     # A restart meets the addresses of those before it in torchrun's store, unless each has its own.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with open(log(output), "w") as file:
@@ -106,16 +123,16 @@ def worker(process, rank):
     return next(pid for pid in found if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text())
 
 
-def assert_same_losses(found, expected):
-    """To what rounding becomes in a few steps of float32."""
-    for mine, theirs in zip(found, expected, strict=True):
+def assert_same_losses(found, straight, done):
+    """To what rounding becomes in a few steps of float32, of those of the run that was never stopped."""
+    shared = min(done, len(straight.losses))
+    for mine, theirs in zip(found[:shared], straight.losses[:shared], strict=True):
         assert mine == pytest.approx(theirs, rel=2e-2, abs=1e-3)
 
 
-def test_two_processes_share_the_discriminator_end_on_sigterm_and_one_goes_on(straight, tmp_path, monkeypatch):
-    data, expected = straight
+def test_two_processes_share_the_weights_end_on_sigterm_and_one_goes_on(straight, tmp_path, monkeypatch):
     output = tmp_path / "run"
-    process = start(data, output, "--devices", "2", "--strategy", "fsdp")
+    process = start(straight, output, "--devices", "2", "--strategy", "fsdp")
     wait_for_step(process, output, 3)
     process.send_signal(signal.SIGTERM)
     process.wait(PATIENCE)
@@ -127,23 +144,24 @@ def test_two_processes_share_the_discriminator_end_on_sigterm_and_one_goes_on(st
     assert len(told.splitlines()) == done + 1, told
 
     stop_after(monkeypatch, done + 2)
-    runs.run(data, output, steps=STEPS, resume=True)  # by one process, of strategy auto
-    shared = min(done + 2, len(expected))
-    assert_same_losses(runs.losses(output)[:shared], expected[:shared])
-    images = tuple(sorted((data / "d").iterdir())[:2])
-    generate(GenerateOptions(output, tmp_path / "new", images, count=2, device="cpu"), print)
-    assert (tmp_path / "new" / "generated_001.png").exists()
+    straight.run(output, resume=True)  # by one process, of strategy auto
+    assert_same_losses(runs.losses(output), straight, done + 2)
+    if straight.model == "eqgan":
+        given = {"images": tuple(sorted((straight.data / "d").iterdir())[:2]), "count": 2}
+    else:
+        given = {"layouts": (straight.data / "test" / "labels",)}
+    generate(GenerateOptions(output, tmp_path / "new", **given, device="cpu"), print)
+    assert (tmp_path / "new" / "grid.png").exists()
 
 
 def test_torchrun_goes_on_with_two_processes_restarts_when_one_dies_and_is_killed_itself(
     straight, tmp_path, monkeypatch
 ):
-    data, expected = straight
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        runs.run(data, output, steps=STEPS)
-    process = start(data, output, "--resume", launcher=TORCHRUN)
+        straight.run(output)
+    process = start(straight, output, "--resume", launcher=TORCHRUN)
     wait_for_step(process, output, 5)
     os.kill(worker(process, 1), signal.SIGKILL)
     wait_for(process, output, "restart", lambda: log(output).read_text().count(f"resuming {output} at step ") == 2)
@@ -160,6 +178,5 @@ def test_torchrun_goes_on_with_two_processes_restarts_when_one_dies_and_is_kille
     assert 4 <= last <= done <= last + 2
 
     stop_after(monkeypatch, last + 1)
-    runs.run(data, output, steps=STEPS, resume=True)
-    shared = min(last + 1, len(expected))
-    assert_same_losses(runs.losses(output)[:shared], expected[:shared])
+    straight.run(output, resume=True)
+    assert_same_losses(runs.losses(output), straight, last + 1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.commands.command import Command
+from pyeqgan.options.fields import TOLD
 
 HELP = """Measure the operations beside eager PyTorch and torch.compile.
 
@@ -20,7 +22,7 @@ examples:
 class BenchOptions:
     """Measure the operations beside eager PyTorch and torch.compile."""
 
-    op: tuple[str, ...] = ()
+    op: Annotated[tuple[str, ...], TOLD] = ()
     """Operations to measure. Default: all."""
     threads: tuple[int, ...] = (1, 2)
     """Numbers of threads to measure with."""
@@ -30,7 +32,7 @@ class BenchOptions:
     """Measure torch.compile, too; it takes most of the time."""
     json: FlagCreatePairsOff[bool] = False
     """Print JSON."""
-    output: Path | None = None
+    output: Annotated[Path | None, TOLD] = None
     """File for the raw numbers, JSON. Default: none."""
 
 

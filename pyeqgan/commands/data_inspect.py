@@ -9,6 +9,7 @@ HELP = """Tell what a data set holds, and what is wrong with it.
 
 examples:
   pyeqgan data inspect photos
+  pyeqgan data inspect photos.zip
   pyeqgan data inspect photos-128 --output photos-inspected --shots 3
 
 notes:

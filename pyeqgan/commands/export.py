@@ -11,10 +11,12 @@ examples:
   pyeqgan export --checkpoint runs/photos --output photos-generator
   pyeqgan export --checkpoint runs/photos --output photos-onnx --format onnx
   pyeqgan export --checkpoint runs/photos --output photos-hub --license apache-2.0
+  pyeqgan export --checkpoint runs/scenes --output scenes-generator
 
 notes:
-  hub is the layout of the Hugging Face Hub: EqGANGenerator.from_pretrained reads
-  it, from the folder or, once published by push_to_hub or `hf upload`, by its name.
+  hub is the layout of the Hugging Face Hub: from_pretrained of EqGANGenerator or
+  ECGANGenerator reads it, from the folder or, once published by push_to_hub or
+  `hf upload`, by its name.
   onnx and torch hold plain operations; what the generator draws by chance is an
   input of theirs, which the card describes. onnx needs pyeqgan[export].
   The card tells the run's options and classes, but not where its data lay.

@@ -20,6 +20,7 @@ from pyeqgan.data.layouts import (
     prefetch_layouts,
 )
 from pyeqgan.data.synthetic import SyntheticFlowers
+from pyeqgan.data.unreadable import Unreadable
 
 __all__ = [
     "ArchiveClasses",
@@ -36,6 +37,7 @@ __all__ = [
     "LayoutSplit",
     "Split",
     "SyntheticFlowers",
+    "Unreadable",
     "View",
     "canny",
     "open_data",

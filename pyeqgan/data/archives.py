@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pyeqgan.data.images import GIBIBYTE, PixelCache, Pixels, check_image_size, check_index, fit_square, reason
+from pyeqgan.data.images import (
+    GIBIBYTE,
+    PixelCache,
+    Pixels,
+    UnreadableImageError,
+    check_image_size,
+    check_index,
+    fit_square,
+    reason,
+)
 from pyeqgan.errors import UserError
 
 
@@ -50,7 +59,7 @@ class ArchiveClasses:
         image = np.array(self._images[class_index, image_index], order="C")
         if image.dtype.kind == "f":
             if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-                raise UserError(
+                raise UnreadableImageError(
                     f"image {image_index} of class {class_index} in {str(self._path)!r} has values from "
                     f"{image.min():g} to {image.max():g}, expected floats from 0 to 1"
                 )

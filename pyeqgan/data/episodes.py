@@ -13,7 +13,10 @@ from torch import Tensor
 from pyeqgan.data.ahead import steps_ahead
 from pyeqgan.data.classes import ImageClasses
 from pyeqgan.data.images import Pixels
+from pyeqgan.data.unreadable import Unreadable
 from pyeqgan.errors import UserError
+
+SUBSTITUTES = 3  # the sequence of a step that they are drawn from; the engine has those of 1 and 2
 
 
 def to_tensor(images: Pixels) -> Tensor:
@@ -62,6 +65,9 @@ class EpisodeSampler:
     drawn. `flip` mirrors each image left to right with probability 1/2. Of the drawn rows only `rows` are read: the
     processes of a run take theirs from the same draw.
 
+    With `unreadable`, which then remembers it, an image that cannot be read gives its place to another of its class,
+    not one of the row if there are others; which one depends on (seed, step), its place in the batch and the files.
+
     Raises UserError: batch size, shots or seed out of range, no classes, or a class with fewer than `shots` images.
     """
 
@@ -74,6 +80,7 @@ class EpisodeSampler:
         seed: int,
         flip: bool = True,
         rows: slice = slice(None),
+        unreadable: Unreadable | None = None,
     ) -> None:
         for name, value, least in (("batch size", batch_size, 1), ("shots", shots, 1), ("seed", seed, 0)):
             if value < least:
@@ -91,23 +98,42 @@ class EpisodeSampler:
         self.seed = seed
         self.flip = flip
         self.rows = rows
+        self.unreadable = unreadable
 
     def episode(self, step: int) -> Episode:
-        """The episode of one step, step ≥ 0. UserError if an image cannot be read."""
+        """The episode of one step, step ≥ 0.
+
+        UserError if an image cannot be read; with `unreadable`, if no other of its class can either.
+        """
         if step < 0:
             raise ValueError(f"step {step}, expected at least 0")
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step,)))
         labels = self._draw_labels(rng)
         picks = [rng.choice(self.classes.count(label), self.shots, replace=False) for label in labels]
         mirrored = rng.random((self.batch_size, self.shots)) < 0.5 if self.flip else None
-        labels, picks = labels[self.rows], picks[self.rows]
-        images = np.stack(
-            [[self.classes.image(int(label), int(i)) for i in row] for label, row in zip(labels, picks, strict=True)]
-        )
+        mine = range(self.batch_size)[self.rows]
+        images = np.stack([self._images(step, row, int(labels[row]), picks[row].tolist()) for row in mine])
+        labels = labels[self.rows]
         if mirrored is not None:
             mirrored = mirrored[self.rows]
             images[mirrored] = images[mirrored][:, :, ::-1]
         return Episode(to_tensor(images), torch.from_numpy(labels))
+
+    def _images(self, step: int, row: int, label: int, picks: list[int]) -> list[Pixels]:
+        """The images of a row; `picks` then tells which they are."""
+
+        def image(index: int) -> Pixels:
+            return self.classes.image(label, index)
+
+        if self.unreadable is None:
+            return [image(index) for index in picks]
+        count, of = self.classes.count(label), f"images of class {self.classes.class_names[label]!r}"
+        found = []
+        for shot, index in enumerate(picks):
+            seed = np.random.SeedSequence(self.seed, spawn_key=(step, SUBSTITUTES, row, shot))
+            picks[shot], pixels = self.unreadable.read(image, index, count, avoid=picks, seed=seed, of=of)
+            found.append(pixels)
+        return found
 
     def _draw_labels(self, rng: np.random.Generator) -> NDArray[np.int64]:
         rounds = -(-self.batch_size // len(self.classes))

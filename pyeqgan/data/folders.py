@@ -10,7 +10,16 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pyeqgan.data.images import GIBIBYTE, PixelCache, Pixels, check_image_size, check_index, fit_square, reason
+from pyeqgan.data.images import (
+    GIBIBYTE,
+    PixelCache,
+    Pixels,
+    UnreadableImageError,
+    check_image_size,
+    check_index,
+    fit_square,
+    reason,
+)
 from pyeqgan.data.listing import SUFFIXES, class_folders, image_files
 from pyeqgan.errors import UserError
 
@@ -88,14 +97,14 @@ def decode_image(file: Path | IO[bytes], image_size: int, *, name: str, box: Box
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Within: what goes wrong with an image becomes a UserError of one line that names it."""
+    """Within: what goes wrong with an image becomes an `UnreadableImageError` that names it."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise UserError(f"cannot read image {name!r}: {why}") from error
+        raise UnreadableImageError(f"cannot read image {name!r}: {why}") from error
 
 
 def _within(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

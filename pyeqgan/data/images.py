@@ -19,6 +19,10 @@ Pixels = NDArray[np.uint8]
 GIBIBYTE = 2**30
 
 
+class UnreadableImageError(UserError):
+    """A file that cannot be decoded, or is not there any more; says which, on one line."""
+
+
 def check_image_size(size: int) -> int:
     """`size` itself if a model can be built for it: a multiple of 16 from 32 to 256; UserError otherwise."""
     if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 256 or size % 16:

@@ -11,46 +11,26 @@ import torch
 
 from pyeqgan.errors import UserError
 from pyeqgan.evaluation.folder import METRICS
+from pyeqgan.export import ecgan, eqgan
 from pyeqgan.export.onnx import export_onnx
-from pyeqgan.export.program import LEAST_DYNAMIC_SHOTS, export_program
+from pyeqgan.export.program import export_program, output_names
 from pyeqgan.files import new_folder
-from pyeqgan.models import EqGANGenerator, model_card
+from pyeqgan.models import ECGANGenerator, EqGANGenerator, model_card
 from pyeqgan.models.pretrained import FILES, write_about
 from pyeqgan.options import ExportOptions
 from pyeqgan.telling import Report
-from pyeqgan.trained.eqgan import averaged_generator
+from pyeqgan.trained import averaged_generator
+from pyeqgan.trained.checkpoint import model_of, refuse_others
 from pyeqgan.training.checkpoint import Checkpoint, load_latest
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 OURS = (*FILES, PROGRAM, ONNX)
 
-USAGE = """Neither pyeqgan nor anything of it is needed. What the generator draws by chance is an input:
-
-```python
-import numpy as np
-import {runtime}
-
-rng, B, K = np.random.default_rng(0), 4, {shots}
-images = np.zeros((B, K, 3, {size}, {size}), np.float32)  # yours, in [-1, 1]: K images of one class in each row
-shares = 1 - rng.random((B, K))
-inputs = {{
-    "images": images,
-    "weights": (shares / shares.sum(1, keepdims=True)).astype(np.float32),  # of each image
-    "base": rng.integers(K, size=B),  # the image whose layout is kept
-}}
-for side, count in {grids}.items():  # how many positions of a grid are fused, and which
-    inputs[f"positions_{{side}}"] = rng.random((B, side * side)).argsort(1)[:, :count]
-
-{call}  # (B,3,{size},{size}) in [-1, 1]
-```
-
-B is free{free}."""
-
 PROGRAM_CALL = """program = torch.export.load("model.pt2").module()
-image = program(*map(torch.from_numpy, inputs.values()))"""
+{outputs} = program(*map(torch.from_numpy, inputs.values()))"""
 
 ONNX_CALL = """session = onnxruntime.InferenceSession("model.onnx")
-(image,) = session.run(["image"], inputs)"""
+{outputs} = session.run({names}, inputs)"""
 
 
 def export(options: ExportOptions, report: Report) -> None:
@@ -61,11 +41,12 @@ def export(options: ExportOptions, report: Report) -> None:
         report: called with a line for each thing worth knowing.
 
     Raises:
-        UserError: the checkpoint or the evaluation cannot be read, a package is missing, or the folder holds something
-            or cannot be written. It is written whole or not at all.
+        UserError: the checkpoint or the evaluation cannot be read, an option is not of its model, a package is missing,
+            or the folder holds something or cannot be written. It is written whole or not at all.
     """
     checkpoint = load_latest(options.checkpoint, report, ["ema"])
     generator = averaged_generator(checkpoint)
+    refuse_others(options, model_of(checkpoint))
     evaluation = _evaluation(options)
     usage = None if options.format == "hub" else _usage(generator, options)
     card = _card(checkpoint, generator, options, usage, evaluation)
@@ -89,7 +70,7 @@ def export(options: ExportOptions, report: Report) -> None:
 
 def _card(
     checkpoint: Checkpoint,
-    generator: EqGANGenerator,
+    generator: EqGANGenerator | ECGANGenerator,
     options: ExportOptions,
     usage: str | None,
     evaluation: dict[str, Any] | None,
@@ -104,16 +85,17 @@ def _card(
     )
 
 
-def _usage(generator: EqGANGenerator, options: ExportOptions) -> str:
+def _usage(generator: EqGANGenerator | ECGANGenerator, options: ExportOptions) -> str:
     """How the program or the ONNX model is run."""
-    return USAGE.format(
-        runtime="onnxruntime" if options.format == "onnx" else "torch",
-        call=ONNX_CALL if options.format == "onnx" else PROGRAM_CALL,
-        shots=options.shots or max(generator.config.shots, LEAST_DYNAMIC_SHOTS),
-        size=generator.config.image_size,
-        grids={side: positions.shape[1] for side, positions in generator.sample_plan(1, 1).positions.items()},
-        free="" if options.shots else f", and K from {LEAST_DYNAMIC_SHOTS} on",
-    )
+    onnx, names = options.format == "onnx", output_names(generator)
+    outputs = (
+        ", ".join(names) if len(names) > 1 or not onnx else f"({names[0]},)"
+    )  # the runtime returns a list, torch one tensor
+    call = (ONNX_CALL if onnx else PROGRAM_CALL).format(outputs=outputs, names=json.dumps(names))
+    runtime = "onnxruntime" if onnx else "torch"
+    if isinstance(generator, ECGANGenerator):
+        return ecgan.usage(generator, runtime, call)
+    return eqgan.usage(generator, options.shots, runtime, call)
 
 
 def _evaluation(options: ExportOptions) -> dict[str, Any] | None:

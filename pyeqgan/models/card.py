@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 USAGE = """```python
+import torch
 from pyeqgan.models import {architecture}
 
 model = {architecture}.from_pretrained("FOLDER")  # or "owner/name" on the Hugging Face Hub
@@ -18,11 +19,32 @@ model = {architecture}.from_pretrained("FOLDER")  # or "owner/name" on the Huggi
 
 @dataclass(frozen=True)
 class _About:
-    """What the card says of a model; the texts are filled with its configuration."""
+    """What the card says of a model, with its configuration: the summary is filled with it, the example made of it."""
 
     tags: tuple[str, ...]
     summary: str
-    call: str
+    call: Callable[[Mapping[str, Any]], str]
+
+
+def _fuse(config: Mapping[str, Any]) -> str:
+    size = f"{config['image_size']}, {config['image_size']}"
+    return (
+        f"references = torch.zeros({config['shots']}, 3, {size})  # yours, in [-1, 1]: any number, of one class\n"
+        f"images = model.generate(references, count=16, seed=0)  # (16, 3, {size}) in [-1, 1]"
+    )
+
+
+def _paint(config: Mapping[str, Any]) -> str:
+    size = f"{config['image_height']}, {config['image_width']}"
+    lines = [
+        f"labels = torch.zeros(1, {size}, dtype=torch.int64)  "
+        f"# yours, any number: 0 to {config['num_classes'] - 1}, -1: no class"
+    ]
+    if config["instance_edges"]:
+        lines.append(f"borders = torch.zeros(1, 1, {size})  # yours: 1 at borders between instances")
+    arguments = "labels, borders" if config["instance_edges"] else "labels"
+    lines.append(f"images = model.generate({arguments}).final  # (1, 3, {size}) in [-1, 1]")
+    return "\n".join(lines)
 
 
 ABOUT = {
@@ -30,15 +52,13 @@ ABOUT = {
         ("image-generation", "few-shot", "gan", "eqgan"),
         "Few-shot image generation by feature equalization fusion (EqGAN, arXiv 2307.14638): new images of a class\n"
         "from {shots} of its images, {image_size}² pixels.",
-        "images = model.generate(references, count=16, seed=0)  "
-        "# references (n,3,{image_size},{image_size}) in [-1, 1], one class",
+        _fuse,
     ),
     "ECGAN": _About(
         ("image-generation", "semantic-image-synthesis", "gan", "ecgan"),
         "Semantic image synthesis guided by edges, with contrastive learning (ECGAN, arXiv 2307.12084): an image of\n"
         "{image_height}×{image_width} pixels from a layout of {num_classes} classes.",
-        "images = model.generate(labels).final  "
-        "# labels (n,{image_height},{image_width}) int64 in [0, {num_classes}), -1: no class",
+        _paint,
     ),
 }
 
@@ -58,7 +78,7 @@ def model_card(
         architecture: name of the model's class.
         config: its fields.
         usage: Markdown; by default how the architecture is loaded from a folder.
-        run: "step", "options" and "classes" of the training run, as its checkpoints tell them; None: not known.
+        run: "step" and what its checkpoints tell about the training run; None: not known.
         evaluation: "note" and "scores" of an evaluation's ``metrics.json``; None: there was none.
         license: the hub's name of one, such as "apache-2.0". Nobody but the owner can choose it: without one the card
             says that none is stated.
@@ -70,7 +90,7 @@ def model_card(
     sections = [
         "\n".join(["---", *metadata, "---"]),
         f"# {architecture}\n\n" + about.summary.format_map(config),
-        "## Use\n\n" + (usage or USAGE.format(architecture=architecture, call=about.call.format_map(config))),
+        "## Use\n\n" + (usage or USAGE.format(architecture=architecture, call=about.call(config))),
         "## Architecture\n\n" + _table("field", config),
         "## Training\n\n" + (_training(run) if run else "Not known."),
         "## Evaluation\n\n" + (_evaluation(evaluation) if evaluation else "None."),
@@ -82,8 +102,16 @@ def model_card(
 def _training(run: Mapping[str, Any]) -> str:
     names = ", ".join(map(_code, run["classes"]))
     # Where somebody keeps the data is nobody else's business.
-    options = {**run["options"], "data": PurePath(run["options"]["data"]).name}
-    told = f"{run['step']} steps on {len(run['classes'])} classes: {names}. All other classes are unseen."
+    places = {name: PurePath(place).name for name in ("data", "weights") if (place := run["options"].get(name))}
+    options = {**run["options"], **places}
+    if "coding" in run:
+        told = (
+            f"{run['step']} steps on {run['images'][0]} layouts of {len(run['classes'])} classes, in the order of "
+            f"their labels from 0: {names}. In the files of these layouts {run['coding']['first']} is the first class, "
+            f"and {run['coding']['ignored']} is none."
+        )
+    else:
+        told = f"{run['step']} steps on {len(run['classes'])} classes: {names}. All other classes are unseen."
     return told + "\n\n" + _table("option", options)
 
 

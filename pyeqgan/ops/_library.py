@@ -27,9 +27,6 @@ _TAGS = (
     getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),
 )
 
-# The types of device that have an autocast, "meta" has none; asked here, since torch 2.11 cannot compile the question.
-_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu")))
-
 
 def define(schema: str, *, oracle: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define the operation of ``schema`` with the oracle in every device's slot."""
@@ -199,8 +196,12 @@ def empty_image(x: Tensor, channels: int, height: int | None = None, width: int 
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
+# Asked once: torch.compile of 2.11 breaks where it is asked in a traced function.
+_AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(d))
+
+
 def autocast_enabled(device: str) -> bool:
-    """Whether there is an autocast of this type of device, and it is on."""
+    """Whether this type of device has an autocast, and it is on."""
     return device in _AUTOCAST and torch.is_autocast_enabled(device)
 
 

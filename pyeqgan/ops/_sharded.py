@@ -32,6 +32,13 @@ class Keys(NamedTuple):
     sizes: list[int]
 
 
+def rows_of_ranks(rows: int, device: torch.device, group: dist.ProcessGroup) -> list[int]:
+    """How many rows each rank has. Every rank of the group must call this."""
+    sizes = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([rows], device=device), group=group)
+    return [int(s) for s in sizes]
+
+
 def local_keys(
     queries: Tensor,
     query_labels: Tensor,
@@ -47,7 +54,7 @@ def local_keys(
     """
     local = queries if keys is None else keys
     labels = query_labels if key_labels is None else key_labels
-    sizes = _sizes(len(local), local.device, group)
+    sizes = rows_of_ranks(len(local), local.device, group)
     if keys is None:
         if query_ids is None:
             start = sum(sizes[: dist.get_rank(group)])
@@ -80,12 +87,6 @@ def sum_over_ranks(total: Tensor, active: Tensor, group: dist.ProcessGroup) -> t
     active = active.clone()
     dist.all_reduce(active, group=group)
     return _Sum.apply(total, group), active  # type: ignore[no-untyped-call]
-
-
-def _sizes(size: int, device: torch.device, group: dist.ProcessGroup) -> list[int]:
-    sizes = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(sizes, torch.tensor([size], device=device), group=group)
-    return [int(s) for s in sizes]
 
 
 def _gather(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:

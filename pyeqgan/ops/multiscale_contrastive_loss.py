@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from pyeqgan import reference
 from pyeqgan.ops import _checks as check
 from pyeqgan.ops.contrastive_loss import contrastive_loss
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 NAME = "multiscale_contrastive_loss"
 
@@ -25,7 +29,9 @@ def multiscale_contrastive_loss(
     cross_weight: float = 1.0,
     ignore_index: int = -1,
     max_pixels: int | None = None,
+    rows_per_image: int | None = None,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """L = Σ_s w_s·L(F_s, F_s) + cross_weight·Σ_(s,t) L(F_s → F_t), L the :func:`contrastive_loss` over pixels.
 
@@ -39,8 +45,14 @@ def multiscale_contrastive_loss(
         cross_scale: pairs (s,t) of scale indices: pixels of scale s are queries, those of t keys.
         cross_weight: weight of the sum over the pairs; ≥ 0.
         max_pixels: at most so many pixels per image and class, drawn uniformly; None takes all. The number drawn
-            depends on the labels, so ``torch.compile`` breaks the graph here.
+            depends on the labels, for which a GPU is waited for; ``torch.compile`` breaks the graph here.
+        rows_per_image: with ``max_pixels``, so many rows of an image (or all its h_s·w_s) whatever its labels: those
+            drawn, evenly of its classes if they are more, and ignored ones in the place of those missing. Then nothing
+            depends on a label but values: CUDA graphs and ``torch.compile`` take it whole.
         generator: of the draw, on the labels' device, for reproducible sampling.
+        group: a process group, whose ranks hold the images of one batch; as in ``contrastive_loss``, to which every
+            rank must bring as many scales. Each draws for all images and takes its own: with ``generator`` in one
+            state everywhere, the pixels are those that one process would have drawn.
 
     Returns:
         A 0-d tensor, float32 (float64 for float64 features). Differentiable twice in the features and temperature.
@@ -52,15 +64,26 @@ def multiscale_contrastive_loss(
     Pissas et al., "Multi-scale and Cross-scale Contrastive Learning for Semantic Segmentation", ECCV 2022. Sampling
     per image and class is (ours).
     """
-    weights = _check(features, labels, scale_weights, cross_scale, cross_weight, max_pixels, generator)
-    scales = [reference.pixels_of_scale(f, labels, ignore_index, max_pixels, generator) for f in features]
+    weights = _check(features, labels, scale_weights, cross_scale, cross_weight, max_pixels, rows_per_image, generator)
+    images, first = (None, 0) if group is None else _place(labels, group)
+    drawing = (ignore_index, max_pixels, generator, rows_per_image)
+    scales = [reference.pixels_of_scale(f, labels, *drawing, images=images, first=first) for f in features]
 
     def loss(queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor] | tuple[None, None]) -> Tensor:
-        return contrastive_loss(*queries, *keys, temperature=temperature, mode=mode, ignore_index=ignore_index)
+        options = {"temperature": temperature, "mode": mode, "ignore_index": ignore_index, "group": group}
+        return contrastive_loss(*queries, *keys, **options)  # type: ignore[arg-type]
 
     total = sum(w * loss(scale, (None, None)) for w, scale in zip(weights, scales, strict=True))
     cross = [loss(scales[s], scales[t]) for s, t in cross_scale]
     return total + cross_weight * sum(cross) if cross else total  # type: ignore[return-value]
+
+
+def _place(labels: Tensor, group: ProcessGroup) -> tuple[int, int]:
+    """How many images all ranks have, and how many come before those of this one."""
+    from pyeqgan.ops import _sharded
+
+    sizes = _sharded.rows_of_ranks(len(labels), labels.device, group)
+    return sum(sizes), sum(sizes[: group.rank()])
 
 
 def _check(
@@ -70,6 +93,7 @@ def _check(
     cross_scale: Sequence[tuple[int, int]],
     cross_weight: float,
     max_pixels: int | None,
+    rows_per_image: int | None,
     generator: torch.Generator | None,
 ) -> list[float]:
     if not isinstance(features, list | tuple) or not features:
@@ -90,6 +114,10 @@ def _check(
     check.number(NAME, "cross_weight", cross_weight, minimum=0)
     if max_pixels is not None:
         check.integer(NAME, "max_pixels", max_pixels, minimum=1)
+    if rows_per_image is not None:
+        check.integer(NAME, "rows_per_image", rows_per_image, minimum=1)
+        if max_pixels is None:
+            check.fail(NAME, "rows_per_image", "None without max_pixels", rows_per_image)
     if generator is not None:
         if not isinstance(generator, torch.Generator):
             check.fail(NAME, "generator", "a torch.Generator", type(generator).__name__, TypeError)

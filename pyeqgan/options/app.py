@@ -20,7 +20,7 @@ class AppOptions:
     checkpoint: Path
     """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
     host: str = "127.0.0.1"
-    """Address to listen on. Default: this machine alone; 0.0.0.0 lets everybody in who can reach it, unasked."""
+    """Address to listen on: this machine's own lets nobody else in, 0.0.0.0 everybody who can reach it, unasked."""
     port: int = 7860
     """Port to listen on; 0 takes any free one."""
     device: Device = "auto"

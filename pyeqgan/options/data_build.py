@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import at_least
+from pyeqgan.options.fields import TOLD, at_least
 
 Layout = Literal["flat", "lofgan"]
 
@@ -28,7 +28,7 @@ class DataBuildOptions:
     """Folder to make; train and evaluate take it as --data."""
     image_size: int = 128
     """Height and width of the images, a multiple of 16 from 32 to 256."""
-    seen_classes: str | None = None
+    seen_classes: Annotated[str | None, TOLD] = None
     """How many classes by name are seen; or "flowers" (85), "animals" (119, FUNIT's), "vggface" (1802); or a file of
     their names. Default: three quarters."""
     unseen: Path | None = None
@@ -37,7 +37,7 @@ class DataBuildOptions:
     """imagelabels.mat of Oxford Flowers-102, whose images lie in no class folders."""
     boxes: Path | None = None
     """List of lines FILE LEFT TOP RIGHT BOTTOM, such as FUNIT's of Animal Faces: takes these parts, and no more."""
-    images_per_class: int | None = None
+    images_per_class: Annotated[int | None, TOLD] = None
     """Take the first so many images of each class by name. Default: all."""
     min_images: int = 1
     """Leave out classes with fewer images."""

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import at_least
+from pyeqgan.options.fields import TOLD, at_least
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,13 @@ class DataInspectOptions:
     """
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    """Data set, as train's --data: a folder of class folders, a built folder, a .npy archive, or "embedded"."""
-    output: Path | None = None
+    """Data set, as train's --data: a folder of class folders, a built folder, a .npy archive, or "embedded"; or a zip
+    or tar that `data build` can make one of."""
+    output: Annotated[Path | None, TOLD] = None
     """Folder for inspect.json and contact_sheet.png. Default: none, only what is printed."""
     shots: int = 3
     """Classes need as many images: those with fewer are told."""
-    seen_classes: int | None = None
+    seen_classes: Annotated[int | None, TOLD] = None
     """The first so many classes are seen. Default: as for train."""
     near: int = 10
     """Bits, of 143, up to which two images are near duplicates; 0 takes those of equal hashes alone."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
-from pyeqgan.options.fields import Device, at_least
+from pyeqgan.options.fields import TOLD, Device, Of, at_least
 
 FeatureKind = Literal["self", "inception"]
 Backbone = Literal["vgg", "alex"]
@@ -28,30 +28,30 @@ class EvaluateOptions:
     """Folder of a run, whose last good checkpoint is taken, or of one checkpoint."""
     output: Path
     """Folder for the numbers (JSON) and pictures."""
-    data: str | None = None
+    data: Annotated[str | None, TOLD] = None
     """Data set, as for train. Default: the run's."""
-    seen_classes: int | None = None
+    seen_classes: Annotated[int | None, Of("eqgan"), TOLD] = None
     """The first so many classes train the features, the rest are evaluated on. Default: as in the run's data."""
-    fakes_per_class: int = 128
+    fakes_per_class: Annotated[int, Of("eqgan")] = 128
     """Images generated per unseen class."""
-    references_per_class: int = 10
+    references_per_class: Annotated[int, Of("eqgan")] = 10
     """Images of each unseen class to generate from; the rest are the real ones to compare with."""
-    shots: int | None = None
+    shots: Annotated[int | None, Of("eqgan"), TOLD] = None
     """How many references are fused into each image. Default: as in training."""
     features: FeatureKind = "self"
     """Compare images in the features of a network trained on the seen classes (of the segmenter of layouts), kept in
     --output; or of FID's Inception network, whose numbers compare with published ones."""
-    feature_steps: int | None = None
+    feature_steps: Annotated[int | None, TOLD] = None
     """Training steps of the network on the seen classes, default 200; of the segmenter of layouts, default 250."""
     lpips: Backbone | None = None
     """Measure LPIPS, too, with this backbone; papers on few-shot generation report vgg."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, TOLD] = None
     """Folder of the weights that inception and lpips need. Default: PYEQGAN_WEIGHTS, then torch.hub's cache."""
-    compat: Compat | None = None
+    compat: Annotated[Compat | None, Of("eqgan")] = None
     """Measure as the script of that paper does. Needs --features inception --lpips vgg."""
-    downstream: FlagCreatePairsOff[bool] = False
+    downstream: Annotated[FlagCreatePairsOff[bool], Of("eqgan")] = False
     """Train classifiers of the unseen classes with and without generated images, too."""
-    repeats: int | None = None
+    repeats: Annotated[int | None, TOLD] = None
     """Seeds to repeat with: generating, default 1, and --downstream, default 5."""
     seed: int = 0
     """Seed of everything drawn, and of the network on the seen classes."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import at_least
+from pyeqgan.options.fields import TOLD, Of, at_least
 
 Format = Literal["hub", "onnx", "torch"]
 
@@ -28,11 +28,11 @@ class ExportOptions:
     """New or empty folder for the weights, config.json and README.md, the card."""
     format: Format = "hub"
     """hub: safetensors, for from_pretrained; onnx: model.onnx; torch: model.pt2, a program that needs torch alone."""
-    shots: int | None = None
-    """For onnx and torch: the number of images that are fused, if it is to be fixed. Default: any from 3."""
-    evaluation: Path | None = None
+    shots: Annotated[int | None, Of("eqgan"), TOLD] = None
+    """For onnx and torch of an EqGAN: number of images that are fused, if it is to be fixed. Default: any from 3."""
+    evaluation: Annotated[Path | None, TOLD] = None
     """Folder of an evaluation whose numbers the card shows. Default: evaluation/ in the run, if it is there."""
-    license: str | None = None
+    license: Annotated[str | None, TOLD] = None
     """License that you give the weights, by its name on the hub, such as apache-2.0. Default: none is stated."""
     force: FlagCreatePairsOff[bool] = False
     """Replace an earlier export in --output, if nothing else is there."""

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from tyro.conf import arg
 
 from pyeqgan.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
+
+TOLD = arg(help_behavior_hint="")
+"""Annotates a field whose help tells what it is without a value, so that the parser does not add "default: None"."""
+
+
+@dataclass(frozen=True)
+class Of:
+    """Annotates a field of a command's options that one model alone knows; see `fields_of_others`."""
+
+    model: str
+
+
+def fields_of_others(options: type, model: str) -> list[str]:
+    """The fields that are annotated as another model's."""
+    hints = get_type_hints(options, include_extras=True)
+    marks = {name: [mark for mark in get_args(hint) if isinstance(mark, Of)] for name, hint in hints.items()}
+    return [name for name, found in marks.items() if any(mark.model != model for mark in found)]
 
 
 def flag(name: str) -> str:

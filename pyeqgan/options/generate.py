@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import Device, at_least
+from pyeqgan.options.fields import TOLD, Device, Of, at_least
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,19 @@ class GenerateOptions:
     output: Path
     """Folder for generated_000.png … and grid.png, whose first row is the given images; or for an image and its edges
     of each layout, named as it is, and grid.png."""
-    images: tuple[Path, ...] = ()
+    images: Annotated[tuple[Path, ...], Of("eqgan"), TOLD] = ()
     """With an EqGAN: one or more images of one class, any size. Their central square is used."""
-    layouts: tuple[Path, ...] = ()
+    layouts: Annotated[tuple[Path, ...], Of("ecgan"), TOLD] = ()
     """With an ECGAN: one or more label maps, PNGs like those it was trained on, or folders of them."""
-    instances: tuple[Path, ...] = ()
+    instances: Annotated[tuple[Path, ...], Of("ecgan"), TOLD] = ()
     """With an ECGAN that was trained with --instance-edges: the instance maps of the layouts, in their order."""
-    count: int = 16
+    count: Annotated[int, Of("eqgan")] = 16
     """How many images to generate."""
-    shots: int | None = None
+    shots: Annotated[int | None, Of("eqgan"), TOLD] = None
     """How many of the images are fused into each. Default: as in training, or all if fewer are given."""
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[float, ...], Of("eqgan"), TOLD] = ()
     """Share of each image, in their order, for example 2 1 1. Default: drawn for every generated image."""
-    seed: int = 0
+    seed: Annotated[int, Of("eqgan")] = 0
     """Seed of the draws: the same seed gives the same images."""
     batch_size: int = 16
     """Images computed at once."""
@@ -45,11 +46,15 @@ class GenerateOptions:
     """Where to compute; auto is cuda if there is one."""
     force: FlagCreatePairsOff[bool] = False
     """Replace the pictures of an earlier generate in --output; other files are left alone."""
+    resume: Annotated[FlagCreatePairsOff[bool], Of("ecgan")] = False
+    """With an ECGAN: keep the pictures that an earlier call made in --output, and make those that are missing."""
 
     def __post_init__(self) -> None:
         if bool(self.images) == bool(self.layouts):
             got = "both" if self.images else "neither"
             raise UserError(f"expected --images (of an EqGAN) or --layouts (of an ECGAN), got {got}")
+        if self.resume and self.force:
+            raise UserError("--resume keeps what is there and --force replaces it: expected one of them, got both")
         at_least("count", self.count, 1)
         at_least("batch_size", self.batch_size, 1)
         at_least("seed", self.seed, 0)

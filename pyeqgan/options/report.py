@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from pyeqgan.options.fields import Device, at_least
+from pyeqgan.options.fields import TOLD, Device, at_least
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class ReportOptions:
 
     run: Positional[Path]
     """Folder of the run."""
-    output: Path | None = None
+    output: Annotated[Path | None, TOLD] = None
     """The page. Default: report.html in the run's folder."""
-    evaluation: Path | None = None
+    evaluation: Annotated[Path | None, TOLD] = None
     """Folder of the run's evaluation. Default: the run's own folder "evaluation", if there is one."""
     samples: int = 2
     """Images to generate for each of four unseen classes and to compare with all training images; 0 reads no data."""
-    data: str | None = None
+    data: Annotated[str | None, TOLD] = None
     """The data of the run, where they have moved. Default: where they were."""
     seed: int = 0
     """Seed of the images generated."""

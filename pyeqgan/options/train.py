@@ -30,6 +30,7 @@ CHANGEABLE = (
     "sample_every",
     "log_every",
     "tensorboard",
+    "strict_data",
     "prefetch",
     "workers",
     "device",
@@ -38,7 +39,7 @@ CHANGEABLE = (
     "strategy",
 )
 # How the command was called: no part of a run's configuration.
-CALL = ("output", "resume", "force", "profile")
+CALL = ("output", "cuda_graph", "resume", "force", "profile")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class TrainOptions:
     """Steps between lines of progress and of metrics.jsonl."""
     tensorboard: FlagCreatePairsOff[bool] = False
     """Write losses and pictures for TensorBoard, too, into --output/tensorboard."""
+    strict_data: FlagCreatePairsOff[bool] = False
+    """End at the first image that cannot be read. Else another of its class takes its place, and the run names it."""
     prefetch: int = 3
     """Batches prepared ahead in the background."""
     workers: int = 2
@@ -82,7 +85,7 @@ class TrainOptions:
     nodes: int = 1
     """Machines, each with as many processes. torchrun, where it starts them, sets both numbers."""
     strategy: Strategy = "auto"
-    """With several processes: each keeps both networks (ddp, auto) or shares the discriminator's weights (fsdp)."""
+    """With several processes: each keeps all weights (ddp, auto), or a part of those of the large networks (fsdp)."""
     precision: Precision = "32"
     """Arithmetic of the networks."""
     memory_format: MemoryFormat = "contiguous"
@@ -91,6 +94,8 @@ class TrainOptions:
     """torch.compile the generator, which takes minutes; the penalty, a double backward, is beyond it."""
     deterministic: FlagCreatePairsOff[bool] = False
     """Use deterministic algorithms alone; one without such an algorithm ends the run with an error."""
+    cuda_graph: FlagCreatePairsOff[bool] = False
+    """Record a step's GPU work once and replay it: the same bits, less work for the host. Not yet run on a GPU."""
     resume: FlagCreatePairsOff[bool] = False
     """Continue the run in --output from its last good checkpoint; options not given are the run's."""
     force: FlagCreatePairsOff[bool] = False
@@ -114,6 +119,11 @@ class TrainOptions:
             raise UserError("--resume continues a run and --force replaces it: expected one of them, got both")
         if self.profile and self.force:
             raise UserError("--profile keeps what is there and --force replaces it: expected one of them, got both")
+        for name, why in (("profile", "tells a step's parts apart"), ("compile", "has not been tried with it")):
+            if self.cuda_graph and getattr(self, name):
+                raise UserError(
+                    f"--cuda-graph makes a step one launch, and --{name} {why}: expected one of them, got both"
+                )
         own = type(self).__dataclass_fields__["model"].default
         if self.model != own:
             raise UserError(f"--model {self.model}: these are the options of {own}")

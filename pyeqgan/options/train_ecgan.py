@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import at_least, flag
+from pyeqgan.options.fields import TOLD, at_least
 from pyeqgan.options.train import Model, TrainOptions
 
 Modules = Literal["image", "edge", "transfer", "semantic"]
@@ -35,9 +35,9 @@ class ECGANOptions(TrainOptions):
     """Height of the images, a multiple of 2^--upsamplings; pictures are cropped in the middle and resized."""
     image_width: int = 256
     """Their width, likewise."""
-    num_classes: int | None = None
+    num_classes: Annotated[int | None, TOLD] = None
     """Number of classes of one's own folder. Default: as many as its classes.txt names, else found in its labels."""
-    ignore_index: int | None = None
+    ignore_index: Annotated[int | None, TOLD] = None
     """Label of a pixel without a class, in one's own folder. Default: 255."""
     instance_edges: FlagCreatePairsOff[bool] = False
     """Give the generator the borders between instances, too, where the data set has them."""
@@ -69,7 +69,7 @@ class ECGANOptions(TrainOptions):
     """Weight of feature matching."""
     perceptual_weight: float = 0.0
     """Weight of the distance in VGG's features, published as 10; needs the weights that evaluate --lpips vgg does."""
-    weights: str | None = None
+    weights: Annotated[str | None, TOLD] = None
     """Folder of those weights. Default: PYEQGAN_WEIGHTS, then torch.hub's cache."""
     similarity_weight: float = 1.0
     """Weight of the similarity loss; 0 trains no segmenter."""
@@ -81,6 +81,8 @@ class ECGANOptions(TrainOptions):
     """Where pixels contrast: nowhere, at half the images' size, or within and across three scales."""
     contrast_pixels: int = 256
     """How many pixels of an image and class contrast, at most, at each scale."""
+    contrast_rows: Annotated[int | None, TOLD] = None
+    """How many of an image, whatever its labels, evenly of its classes: --cuda-graph needs it. Default: all drawn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,12 +92,13 @@ class ECGANOptions(TrainOptions):
             at_least("num_classes", self.num_classes, 1)
         if self.ignore_index is not None:
             at_least("ignore_index", self.ignore_index, 0)
+        if self.contrast_rows is not None:
+            at_least("contrast_rows", self.contrast_rows, 1)
+        elif self.cuda_graph and self.contrast != "none" and self.contrastive_weight:
+            raise UserError("--cuda-graph: expected --contrast-rows, or the labels say how many pixels contrast")
         self.check_numbers(
             positive=("width", "zoom", "generator_rate", "discriminator_rate"),
             not_negative=tuple(f"{name}_weight" for name in WEIGHTS),
         )
         if not self.zoom >= 1:
             raise UserError(f"--zoom {self.zoom}, expected at least 1")
-        for name in ("devices", "nodes"):
-            if getattr(self, name) > 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)}: --model ecgan trains in one process")

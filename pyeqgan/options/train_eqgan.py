@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pyeqgan.errors import UserError
-from pyeqgan.options.fields import at_least
+from pyeqgan.options.fields import TOLD, at_least
 from pyeqgan.options.train import TrainOptions
 
 Fusion = Literal["local", "mean"]
@@ -33,7 +33,7 @@ class EqGANOptions(TrainOptions):
     """K, images of one class per episode, fused into one."""
     width: float = 1.0
     """Factor on the number of channels of both networks."""
-    seen_classes: int | None = None
+    seen_classes: Annotated[int | None, TOLD] = None
     """Train on the first so many classes by name; the rest stay unseen. Default: three quarters of them."""
     flip: bool = True
     """Mirror each image with probability 1/2."""

@@ -113,11 +113,12 @@ def multiscale_contrastive_loss(
     cross_weight: float = 1.0,
     ignore_index: int = -1,
     max_pixels: int | None = None,
+    rows_per_image: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The loss of a pyramid. See :func:`pyeqgan.functional.multiscale_contrastive_loss`."""
     weights = [1.0] * len(features) if scale_weights is None else list(scale_weights)
-    scales = [pixels_of_scale(f, labels, ignore_index, max_pixels, generator) for f in features]
+    scales = [pixels_of_scale(f, labels, ignore_index, max_pixels, generator, rows_per_image) for f in features]
 
     def loss(queries: tuple[Tensor, Tensor], *keys: Tensor) -> Tensor:
         return contrastive_loss(*queries, *keys, temperature=temperature, mode=mode, ignore_index=ignore_index)
@@ -134,8 +135,15 @@ def pixels_of_scale(
     ignore_index: int,
     max_pixels: int | None,
     generator: torch.Generator | None,
+    rows_per_image: int | None = None,
+    *,
+    images: int | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,)."""
+    """The (sampled) pixels of one scale as rows (M,D), and their labels (M,).
+
+    Of a batch of ``images`` these are from the ``first`` on: the draw is that of all, whoever has the others.
+    """
     height, width = features.shape[2:]
     rows = torch.arange(height, device=labels.device) * labels.shape[1] // max(height, 1)
     columns = torch.arange(width, device=labels.device) * labels.shape[2] // max(width, 1)
@@ -143,14 +151,23 @@ def pixels_of_scale(
     pixels, flat = features.permute(0, 2, 3, 1).flatten(0, 2), resized.flatten()
     if max_pixels is None:
         return pixels, flat
-    chosen = _sample_pixels(resized.flatten(1), ignore_index, max_pixels, generator)
-    return pixels[chosen], flat[chosen]
+    numbers = torch.rand(images or len(labels), height * width, device=labels.device, generator=generator)
+    place, turn = _shuffled_within_classes(resized.flatten(1), numbers[first : first + len(labels)])
+    drawn = (turn < max_pixels) & (flat[place] != ignore_index)
+    if rows_per_image is None:
+        chosen = place[drawn].sort().values
+        return pixels[chosen], flat[chosen]
+    # Every class's first, then every class's second, …; what is not drawn comes last.
+    earliest = turn.masked_fill(~drawn, turn.shape[1]).argsort(dim=1, stable=True)[:, :rows_per_image]
+    chosen, drawn = place.gather(1, earliest).flatten(), drawn.gather(1, earliest).flatten()
+    return pixels[chosen], flat[chosen].masked_fill(~drawn, ignore_index)
 
 
-def _sample_pixels(labels: Tensor, ignore_index: int, max_pixels: int, generator: torch.Generator | None) -> Tensor:
-    """Indices into the flattened (B,HW) labels: at most ``max_pixels`` for each image and class, ascending."""
+def _shuffled_within_classes(labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Of labels (B,HW) the indices into all of them, (B,HW), grouped by class, within each by the random ``numbers``
+    (B,HW); and which of its class in its image each one is, from 0."""
     batch, size = labels.shape
-    order = torch.rand(batch, size, device=labels.device, generator=generator).argsort(1)
+    order = numbers.argsort(1)
     shuffled = labels.gather(1, order)
     grouped = shuffled.argsort(dim=1, stable=True)
     classes = shuffled.gather(1, grouped)
@@ -158,6 +175,4 @@ def _sample_pixels(labels: Tensor, ignore_index: int, max_pixels: int, generator
     first = torch.ones_like(classes, dtype=torch.bool)
     first[:, 1:] = classes[:, 1:] != classes[:, :-1]
     start = torch.where(first, place, 0).cummax(1).values if size else place
-    keep = (place - start < max_pixels) & (classes != ignore_index)
-    pixel = order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size
-    return pixel[keep].sort().values
+    return order.gather(1, grouped) + torch.arange(batch, device=labels.device)[:, None] * size, place - start

@@ -49,7 +49,7 @@ def write_run_report(options: ReportOptions, report: Report, progress: Progress 
         raise UserError(f"{page} exists: --force replaces it")
     config, metrics = read_config(options.run), RunFolder(options.run).metrics()
     checkpoint = load_latest(options.run, report, ["ema"])
-    parts = [_summary(config, checkpoint, metrics), through_time(options.run / "samples")]
+    parts = [_summary(config, checkpoint, metrics), _unreadable(options.run), through_time(options.run / "samples")]
     parts.append(_evaluation(options, checkpoint))
     if options.samples and isinstance(config, EqGANOptions):
         parts.append(eqgan.memory(checkpoint, options, progress))
@@ -66,6 +66,14 @@ def _summary(config: TrainOptions, checkpoint: Checkpoint, metrics: list[dict[st
         what = eqgan.summary(cast(EqGANOptions, config), checkpoint)
     text = f"{checkpoint.step} of {config.steps} steps on {what}{speed}."
     return f'<p class="verdict">{escape(text)}</p>'
+
+
+def _unreadable(run: Path) -> str:
+    lines = RunFolder(run).unreadable()
+    if not lines:
+        return ""
+    told = f"Images that could not be read in training, and gave their places to others: {len(lines)}"
+    return f"<details><summary>{told}</summary><pre>{escape(chr(10).join(lines))}</pre></details>"
 
 
 def _evaluation(options: ReportOptions, checkpoint: Checkpoint) -> str:

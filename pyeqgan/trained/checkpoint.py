@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from pyeqgan.errors import UserError
 from pyeqgan.options import flag
+from pyeqgan.options.fields import fields_of_others
 from pyeqgan.options.train import CHANGEABLE
 from pyeqgan.training.checkpoint import Checkpoint
 
@@ -19,19 +19,18 @@ def model_of(checkpoint: Checkpoint) -> str:
     return str(checkpoint.about["options"].get("model", "eqgan"))
 
 
-def check_model(checkpoint: Checkpoint, model: str, *what: str) -> None:
-    """UserError unless it is of this model, which alone knows what is asked for."""
+def check_model(checkpoint: Checkpoint, model: str) -> None:
+    """UserError unless it is of this model."""
     if model_of(checkpoint) != model:
-        asked = " ".join(what) or "this command"
-        raise UserError(
-            f"{asked} expects a checkpoint of --model {model}; {checkpoint.path} is of {model_of(checkpoint)}"
-        )
+        other = f"{checkpoint.path} is of {model_of(checkpoint)}"
+        raise UserError(f"this command expects a checkpoint of --model {model}; {other}")
 
 
-def refuse(options: Any, names: Sequence[str], model: str) -> None:
-    """UserError if one of these fields of a command's options is not its default, which this model knows nothing of."""
+def refuse_others(options: Any, model: str) -> None:
+    """UserError if a field of a command's options that another model alone knows is not its default."""
+    others = fields_of_others(type(options), model)
     for field in dataclasses.fields(options):
-        if field.name in names and getattr(options, field.name) != field.default:
+        if field.name in others and getattr(options, field.name) != field.default:
             raise UserError(f"{flag(field.name)} does not apply to a checkpoint of --model {model}")
 
 

@@ -26,7 +26,13 @@ from pyeqgan.training.run_folder import CURVES
 OURS = re.compile(r"generated_\d{3,}\.png|grid\.png")
 
 
-def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, report: Report) -> None:
+def generate(
+    checkpoint: Checkpoint,
+    options: GenerateOptions,
+    device: str,
+    report: Report,
+    progress: Progress | None = None,
+) -> None:
     """Write `options.count` images and a grid of them, the given images in its first row.
 
     The images are read as a folder of classes is: the central square, resized to the generator's size.
@@ -36,13 +42,12 @@ def generate(checkpoint: Checkpoint, options: GenerateOptions, device: str, repo
         options: of the command.
         device: where to compute.
         report: called with a line for each thing worth knowing.
+        progress: told nothing: it does not take long.
 
     Raises:
-        UserError: it is of another model, an image cannot be read, or the output folder not be written, or it holds
-            pictures of an earlier call and `options.force` is not set.
+        UserError: it is of another model, an option is, an image cannot be read, or the output folder not be written,
+            or it holds pictures of an earlier call and `options.force` is not set.
     """
-    if options.layouts:
-        check_model(checkpoint, "ecgan", "--layouts")
     generator = averaged_generator(checkpoint).to(device)
     references = np.stack([read_image(path, generator.config.image_size) for path in options.images])
     shots = options.shots or min(generator.config.shots, len(references))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,12 @@ class ExponentialMovingAverage(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: nn.Module, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
         """Move the average towards ``module``, the network it copies or one with the same state dict.
+
+        Args:
+            module: the network.
+            whole: makes its tensors whole, one after another, where they are shards.
 
         Raises:
             ValueError: the state dict has other names.
@@ -50,9 +55,9 @@ class ExponentialMovingAverage(nn.Module):
         share = 1 - torch.clamp(self.updates / (self.updates + 9), max=self.decay)
         for name, tensor in average.items():
             if tensor.is_floating_point():
-                tensor.lerp_(current[name].to(tensor.dtype), share)
+                tensor.lerp_(whole(current[name]).to(tensor.dtype), share)
             else:
-                tensor.copy_(current[name])
+                tensor.copy_(whole(current[name]))
 
     def train(self, mode: bool = True) -> ExponentialMovingAverage:
         """Stay in eval mode, whatever ``mode`` is: the average is only ever used."""

@@ -8,7 +8,6 @@ penalty are those of the whole batch. So their number changes nothing but roundi
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric, seed_everything
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import is_torchelastic_launched
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from pyeqgan.errors import UserError
@@ -28,6 +28,8 @@ from pyeqgan.training.batch_norm import synchronize_batch_norm
 from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.device import resolve_device
 from pyeqgan.training.ema import ExponentialMovingAverage
+from pyeqgan.training.graphs import CudaRecorder, StepGraphs
+from pyeqgan.training.inputs import on_device
 from pyeqgan.training.processes import Processes
 from pyeqgan.training.sharding import part_like, shard, whole
 from pyeqgan.training.system import System, Turn
@@ -65,12 +67,20 @@ class Engine:
         self._processes = processes
         self._fabric = processes.fabric
         if processes.count > 1:
-            synchronize_batch_norm(generator)
+            for network in self.networks.values():
+                synchronize_batch_norm(network)
             if options.strategy == "fsdp":
                 for name in system.sharded:
                     shard(self.networks[name])
         self._optimizers = {name: system.optimizer(name, network) for name, network in self.networks.items()}
         self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self._optimizers.items()}
+        self._rng = torch.Generator(self._fabric.device)
+        self._graphs: StepGraphs | None = None
+        if options.cuda_graph:
+            self._graphs = StepGraphs(self._play, CudaRecorder(self._fabric.device, self._rng))
+            for optimizer in self._optimizers.values():
+                for group in optimizer.param_groups:
+                    group.update(lr=torch.tensor(group["lr"], device=self._fabric.device), capturable=True)
 
     def advance(self, batch: Any) -> dict[str, Tensor]:
         """Take one step: every player's turn, and the average.
@@ -82,26 +92,15 @@ class Engine:
             The unweighted losses before the step, scalars on the device, named "player/loss"; their mean over the
             processes is that of the batch.
         """
-        batch = self._on_device(batch)
-        options, count = self._system.options, self._processes.count
-        turn = Turn(
-            self.step,
-            step_rng(options.seed, self.step),
-            count,
-            self._processes.rows(options.batch_size),
-            self._fabric.backward,
-            self._fabric.autocast,
+        options = self._system.options
+        drawn = self._system.drawn(
+            self.networks, step_rng(options.seed, self.step), self._processes.rows(options.batch_size)
         )
-        losses: dict[str, Tensor] = {}
-        for player, learner in self._system.players.items():
-            for name in learner.networks:
-                self._optimizers[name].zero_grad()
-            found = learner.play(self.networks, batch, turn)
-            for name in learner.networks:
-                self._update(name, learning_rate(self._rates[name], self.step, options.steps))
-            losses |= {f"{player}/{name}": loss for name, loss in found.items()}
-        with record_function("average"):
-            self.average.update(self.networks["generator"])
+        self._rng.manual_seed(_seed(options.seed, self.step, of=2))
+        for name, optimizer in self._optimizers.items():
+            _set_rate(optimizer, learning_rate(self._rates[name], self.step, options.steps))
+        kind, inputs = self._system.like(self.step), on_device((batch, drawn), self._fabric.device)
+        losses = self._play(kind, inputs) if self._graphs is None else self._graphs(kind, inputs)
         self.step += 1
         return losses
 
@@ -143,22 +142,32 @@ class Engine:
                 if not tensor.isfinite().all():
                     raise UserError(f"training stopped: {part}'s {name} is not finite after step {self.step}")
 
-    def _on_device(self, batch: Any) -> Any:
-        tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        moved = {name: None if tensor is None else self._fabric.to_device(tensor) for name, tensor in tensors.items()}
-        return dataclasses.replace(batch, **moved)
+    def _play(self, kind: int, inputs: tuple[Any, Any]) -> dict[str, Tensor]:
+        """A step like that of number `kind`: what it computes depends on tensors alone."""
+        batch, drawn = inputs
+        processes, fabric = self._processes, self._fabric
+        turn = Turn(kind, drawn, self._rng, processes.count, processes.group, fabric.backward, fabric.autocast)
+        losses: dict[str, Tensor] = {}
+        for player, learner in self._system.players.items():
+            for name in learner.networks:
+                self._optimizers[name].zero_grad()
+            found = learner.play(self.networks, batch, turn)
+            for name in learner.networks:
+                self._update(name)
+            losses |= {f"{player}/{name}": loss for name, loss in found.items()}
+        with record_function("average"):
+            self.average.update(self.networks["generator"], whole)
+        for network in self.networks.values():  # those that a player only looked at, too
+            _free(network)
+        return losses
 
-    def _update(self, name: str, rate: float) -> None:
-        optimizer, network = self._optimizers[name], self.networks[name]
-        for sharded in self.networks.values():
-            if isinstance(sharded, FSDPModule):
-                sharded.reshard()
+    def _update(self, name: str) -> None:
+        network = self.networks[name]
+        _free(network)
         if not isinstance(network, FSDPModule):  # which has averaged its gradients
             self._processes.average_gradients(network.parameters())
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         with record_function("optimiser"):
-            optimizer.step()
+            self._optimizers[name].step()
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments and counts as "generator.12.exp_avg", where 12 counts the parameters.
@@ -185,6 +194,8 @@ class Engine:
                     moment = torch.empty_like(like).copy_(part_like(tensor, like)) if tensor.dim() else tensor
                     states.setdefault(index, {})[key] = moment
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+        if self._graphs is not None:
+            self._graphs.forget()
 
 
 def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 1) -> Processes:
@@ -210,6 +221,12 @@ def launch(device: Device, precision: Precision, devices: int = 1, nodes: int = 
     return Processes(fabric)
 
 
+def _free(network: nn.Module) -> None:
+    """Give back the weights that a sharded network has gathered; the next pass gathers them anew."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
+
+
 def learning_rate(base: float, step: int, steps: int) -> float:
     """`base` for the first half of `steps`, then linear to 0 (as LoFGAN and SPADE); `step` counts from 0."""
     return base * min(1.0, 2 * (steps - step) / steps)
@@ -218,7 +235,21 @@ def learning_rate(base: float, step: int, steps: int) -> float:
 def step_rng(seed: int, step: int) -> torch.Generator:
     """The randomness of one step's networks, on the CPU: the same on every device.
 
-    The batch of the step is drawn from its own sequence, `(seed, (step,))`, see `EpisodeSampler`.
+    The batch of the step is drawn from its own sequence, `(seed, (step,))`, see `EpisodeSampler`, and what is drawn on
+    the device from a third.
     """
-    (state,) = np.random.SeedSequence(seed, spawn_key=(step, 1)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state) % 2**63)
+    return torch.Generator().manual_seed(_seed(seed, step, of=1))
+
+
+def _seed(seed: int, step: int, *, of: int) -> int:
+    (state,) = np.random.SeedSequence(seed, spawn_key=(step, of)).generate_state(1, np.uint64)
+    return int(state) % 2**63
+
+
+def _set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Rounded to float32, which the tensor is that a graph reads it from: with and without are the same bits."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = float(np.float32(rate))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 Pixels = NDArray[np.uint8]
 
@@ -58,10 +59,12 @@ def square_columns(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
-def png(picture: Image.Image) -> bytes:
-    """The picture as a file."""
-    data = io.BytesIO()
-    picture.save(data, format="PNG", optimize=True)
+def png(picture: Image.Image, about: Mapping[str, str] | None = None) -> bytes:
+    """The picture as a file, which may tell something about itself, by PNG's keywords."""
+    data, texts = io.BytesIO(), PngInfo()
+    for keyword, text in (about or {}).items():
+        texts.add_text(keyword, text)
+    picture.save(data, format="PNG", optimize=True, pnginfo=texts)
     return data.getvalue()
 
 

@@ -29,12 +29,14 @@ class Processes:
         fabric: device, precision and process group.
         rank: number of this process, from 0.
         count: how many there are.
+        group: of all, on the device; None for one process.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.count = dist.get_world_size() if dist.is_initialized() else 1
+        self.group = dist.group.WORLD if self.count > 1 else None
         # What the hosts tell each other does not wait for a GPU, and gloo notices at once when a process has died.
         self._hosts = dist.new_group(backend="gloo") if self.count > 1 else None
 
@@ -73,6 +75,14 @@ class Processes:
         if failure is not None:
             raise failure if self.rank == 0 else SystemExit(2)
         return cast(_T, result)
+
+    def gather(self, lines: list[str]) -> list[str]:
+        """The lines of all processes, each once."""
+        if self._hosts is None:
+            return lines
+        found: list[list[str]] = [[] for _ in range(self.count)]
+        dist.all_gather_object(found, lines, group=self._hosts)
+        return list(dict.fromkeys(line for part in found for line in part))
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over the processes, on its device."""

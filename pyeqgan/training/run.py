@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 from rich.console import Console
@@ -14,11 +15,12 @@ from pyeqgan.training import memory
 from pyeqgan.training.checkpoint import Checkpoint, checkpoints, load_latest
 from pyeqgan.training.device import deterministic_algorithms
 from pyeqgan.training.engine import Engine, launch
+from pyeqgan.training.graphs import check_recordable
 from pyeqgan.training.pictures import loss_curves
 from pyeqgan.training.processes import Processes
 from pyeqgan.training.profile import STEPS, WARM_UP, profile
 from pyeqgan.training.progress import LossWindow, Progress, Waiting
-from pyeqgan.training.run_folder import PROFILE, RunFolder, open_run
+from pyeqgan.training.run_folder import PROFILE, UNREADABLE, RunFolder, open_run
 from pyeqgan.training.signals import StopSignals
 from pyeqgan.training.system import System
 from pyeqgan.training.systems import open_system
@@ -53,6 +55,8 @@ def train(options: TrainOptions, console: Console) -> int:
     if processes.rank > 0:
         console = Console(quiet=True)
     rows = processes.rows(options.batch_size)
+    if options.cuda_graph:
+        check_recordable(processes)
     device: Device = "cpu" if processes.fabric.device.type == "cpu" else "cuda"
     options = dataclasses.replace(system.options, device=device)
     with ExitStack() as stack, processes.together(), deterministic_algorithms(options.deterministic):
@@ -65,6 +69,8 @@ def train(options: TrainOptions, console: Console) -> int:
                 engine.load(load_latest(folder.path, say))
             with closing(system.batches(engine.step, engine.step + WARM_UP + STEPS, rows)) as batches:
                 profile(engine, batches, folder.path / PROFILE, say)
+            for line in system.unreadable.new():
+                say(line)
             return 0
         folder, checkpoint = processes.first(lambda: _open(options, system, stack, say))
         start = checkpoint.step if checkpoint else 0
@@ -86,6 +92,9 @@ def train(options: TrainOptions, console: Console) -> int:
                 board = stack.enter_context(TensorBoard(folder.path, start))
             run = _Run(options, engine, system, folder, board, progress, processes)
             interrupted = run.go(Waiting(batches), signals)
+        unreadable = len(folder.unreadable())
+        if unreadable:
+            say(f"images that could not be read and gave their places to others: {unreadable}, see {UNREADABLE}")
         if interrupted:
             say(f"interrupted at step {engine.step}: --resume continues from there")
             return 128 + interrupted
@@ -151,6 +160,8 @@ class _Run:
             "data_wait": round(data_wait, 4),
         }
         self._processes.first(lambda: self._record(step, losses | timing))
+        unreadable = self._processes.gather(self._system.unreadable.new())
+        self._processes.first(lambda: self._tell_unreadable(unreadable))
         memory.release()
         self._progress.show(losses)
 
@@ -158,6 +169,15 @@ class _Run:
         self._folder.log({"step": step, **metrics})
         if self._board is not None:
             self._board.log(step, metrics)
+
+    def _tell_unreadable(self, lines: Sequence[str]) -> None:
+        """Each image once in a run, also when it is resumed."""
+        known = self._folder.unreadable() if lines else []
+        new = [line for line in lines if line not in known]
+        if new:
+            self._folder.save_unreadable([*known, *new])
+            for line in new:
+                self._progress.report(f"{line}; another takes its place")
 
     def _save(self) -> None:
         about = {**self._system.about, "options": self._options.to_dict()}

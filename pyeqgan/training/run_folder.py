@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from pyeqgan.training.pictures import png
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CURVES = "losses.png"
+UNREADABLE = "unreadable.txt"
 PROFILE = "profile"
 
 
 class RunFolder:
-    """A folder with `config.yaml`, `metrics.jsonl`, `losses.png`, `samples/`, `checkpoints/`, `profile/` and
-    `tensorboard/`.
+    """A folder with `config.yaml`, `metrics.jsonl`, `losses.png`, `samples/`, `checkpoints/`, `profile/`,
+    `tensorboard/` and, if there are any, the images that could not be read in `unreadable.txt`.
 
     Use `open_run`, which makes sure that nobody else writes in it.
     """
@@ -81,6 +82,17 @@ class RunFolder:
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         write_whole(self.path / METRICS, "".join(kept).encode())
 
+    def unreadable(self) -> list[str]:
+        """What was said of each image that could not be read."""
+        try:
+            return (self.path / UNREADABLE).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def save_unreadable(self, lines: Sequence[str]) -> None:
+        """Keep what was said of the images that could not be read, a line each."""
+        write_whole(self.path / UNREADABLE, "".join(f"{line}\n" for line in lines).encode())
+
     def save_sample(self, step: int, picture: Image.Image) -> Path:
         """Keep a grid of samples as `samples/step_….png`."""
         path = self.path / "samples" / f"step_{step:08d}.png"
@@ -100,6 +112,7 @@ class RunFolder:
                 CONFIG,
                 METRICS,
                 CURVES,
+                UNREADABLE,
                 "samples/step_*.png",
                 f"{PROFILE}/table.txt",
                 f"{PROFILE}/trace.json.gz",

@@ -1,7 +1,7 @@
-"""The discriminator in shards: each process keeps its part of every weight and of its optimiser's state.
+"""Networks in shards: each process keeps its part of every weight and of its optimiser's state.
 
 torch's `fully_shard` gathers the weights for a step and hands each process its part of the averaged gradients. It
-would free the gathered weights after the forward pass, but the gradient penalty differentiates the backward pass, which
+would free the gathered weights after the forward pass, but a gradient penalty differentiates the backward pass, which
 then finds freed memory: they stay until `FSDPModule.reshard`, so that what is saved is the optimiser's state (twice the
 weights), the gradients (once) and, between steps, the weights.
 """

@@ -14,8 +14,11 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
+from pyeqgan.data import Unreadable
+from pyeqgan.errors import UserError
 from pyeqgan.options import TrainOptions
 from pyeqgan.training.checkpoint import Checkpoint
 
@@ -28,18 +31,21 @@ class Turn:
     """What a player is told beside networks and batch.
 
     Attributes:
-        step: number of the training step, from 0.
-        rng: randomness of this step, on the CPU; players draw from it one after another.
+        step: number of a training step like this one, from 0, see `System.like`: nothing here that is no tensor differs
+            between two of them.
+        drawn: what `System.drawn` drew for this step, on the device.
+        rng: randomness of this step on the device; players draw from it one after another.
         processes: how many processes take this step, each with as many rows of one batch.
-        rows: which rows of the whole batch are this process's.
+        group: in which they meet; None for one process.
         backward: called on each scalar loss; Fabric's in the engine.
         autocast: makes the context of each forward pass, and of nothing else; Fabric's in the engine.
     """
 
     step: int
+    drawn: Any
     rng: torch.Generator
     processes: int
-    rows: slice
+    group: ProcessGroup | None
     backward: Backward
     autocast: Autocast
 
@@ -66,6 +72,7 @@ class System(Protocol):
         about: what checkpoints keep to describe the run, JSON; "model" is the configuration of the networks.
         players: in the order of their turns; their losses are named "player/loss".
         sharded: the networks whose weights `--strategy fsdp` cuts into parts.
+        unreadable: the images whose places others take.
     """
 
     @property
@@ -80,6 +87,9 @@ class System(Protocol):
     @property
     def sharded(self) -> tuple[str, ...]: ...  # noqa: D102
 
+    @property
+    def unreadable(self) -> Unreadable: ...  # noqa: D102
+
     def build(self) -> dict[str, nn.Module]:
         """New networks, by name; "generator" is the one that is averaged and drawn."""
 
@@ -92,6 +102,12 @@ class System(Protocol):
         That of a step depends on the seed and the step alone.
         """
 
+    def like(self, step: int) -> int:
+        """A step that runs the same operations as this one, on other tensors: one and the same for all that do."""
+
+    def drawn(self, networks: Mapping[str, nn.Module], rng: torch.Generator, rows: slice) -> Any:
+        """What a step draws on the host, for these rows of its batch: tensors, in a structure that `mapped` knows."""
+
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """A picture of what the averaged generator makes, always of the same; None if there is nothing to draw.
 
@@ -101,6 +117,17 @@ class System(Protocol):
 
     def check_continuation(self, checkpoint: Checkpoint) -> None:
         """UserError unless the data are those of the checkpoint's run."""
+
+
+@contextmanager
+def opening_data(options: TrainOptions) -> Iterator[None]:
+    """Within: a UserError about the data of a run to resume tells how to name another place, too."""
+    try:
+        yield
+    except UserError as error:
+        if not options.resume:
+            raise
+        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from pathlib import Path
 
 import builds
@@ -154,6 +155,23 @@ def test_arrays_and_the_embedded_flowers_are_inspected_too(
     assert status == 0 and "sizes: 16 64×64; modes: 16 RGB" in told
 
 
+@pytest.mark.parametrize("form", ["zip", "tar", "gztar"])
+def test_an_archive_is_inspected_as_its_folder_would_be(
+    capsys: pytest.CaptureFixture[str], flowers: Path, tmp_path: Path, form: str
+) -> None:
+    (flowers / "b" / "0.png").write_bytes(b"no picture")
+    Image.open(flowers / "c" / "0.png").resize((200, 200)).save(flowers / "d" / "leak.png")
+    archive = shutil.make_archive(str(tmp_path / "packed"), form, flowers.parent, flowers.name)
+    before = Path(archive).read_bytes()
+    status, told = _inspect(capsys, archive, "--output", tmp_path / "out")
+    assert status == 1
+    assert told[:-1] == [line.replace(f"{flowers.parent}/", "") for line in _inspect(capsys, flowers)[1]]
+    assert "wrong: cannot read image 'flowers/b/0.png': not an image" in told
+    assert Image.open(tmp_path / "out" / "contact_sheet.png").height > 4 * 64
+    assert Path(archive).read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"flowers", "out", Path(archive).name}
+
+
 def test_checksums_of_built_data_are_looked_at(
     capsys: pytest.CaptureFixture[str], flowers: Path, tmp_path: Path
 ) -> None:
@@ -172,6 +190,7 @@ def test_checksums_of_built_data_are_looked_at(
     ("arguments", "message"),
     [
         ("NOWHERE", "no folder"),
+        ("FLOWERS/a/0.png", "is no folder, zip or tar"),
         ("FLOWERS --near 144", "--near 144, expected 0 to 143"),
         ("FLOWERS --shots 0", "--shots 0, expected at least 1"),
         ("FLOWERS --seen-classes 5", "--seen-classes 5, expected 1 to 4"),

@@ -2,12 +2,13 @@ import functools
 import subprocess
 import sys
 
+import ecgan_parts
 import numpy as np
 import pytest
 import torch
 
-from pyeqgan.export import export_onnx, export_program, input_names
-from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
+from pyeqgan.export import export_onnx, export_program, input_names, output_names
+from pyeqgan.models import ECGANGenerator, EqGAN, EqGANConfig, EqGANGenerator
 
 CONFIGS = {
     "local": {"image_size": 32, "width": 0.25},
@@ -124,12 +125,71 @@ def test_onnxruntime_gives_what_the_generator_does(name, tmp_path):
         assert_rows_equal(torch.from_numpy(found), eager(generator, plan, given[0]))
 
 
+PAINTERS = {"semantic": {}, "instances": {"instance_edges": True, "norm": "instance"}, "image": {"modules": "image"}}
+
+
+def painter(**fields) -> ECGANGenerator:
+    generator = ECGANGenerator(ecgan_parts.config(**fields))
+    with torch.no_grad():
+        generator(*layouts(generator, 4))
+    return generator.eval()
+
+
+def layouts(generator, batch, dtype=torch.float32):
+    given = (ecgan_parts.labels(batch),)
+    return (*given, ecgan_parts.outlines(batch).to(dtype)) if generator.config.instance_edges else given
+
+
+def painted(generator, given):
+    with torch.no_grad():
+        output = generator(*given)
+    return [output.final] if output.edges is None else [output.final, output.edges]
+
+
+@pytest.mark.parametrize("fields", PAINTERS.values(), ids=PAINTERS)
+def test_the_program_of_a_painter_is_the_generator_and_of_torch_alone(fields):
+    generator = painter(**fields).double().train()
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    program = export_program(generator)
+    assert generator.training and all(p.requires_grad for p in generator.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert {target.namespace for target in targets if hasattr(target, "namespace")} == {"aten"}
+    generator.eval()
+    for batch in (1, 3):
+        given = layouts(generator, batch, torch.float64)
+        found = program.module()(*given)
+        assert len(given) == len(input_names(generator))
+        found = [found] if isinstance(found, torch.Tensor) else list(found)
+        torch.testing.assert_close(found, painted(generator, given))
+
+
+@pytest.mark.parametrize("fields", [PAINTERS["instances"], pytest.param({}, marks=pytest.mark.slow)], ids=str)
+def test_onnxruntime_paints_what_the_generator_does(fields, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    generator = painter(**fields)
+    export_onnx(generator, tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options)
+    assert [i.name for i in session.get_inputs()] == input_names(generator)
+    assert [o.name for o in session.get_outputs()] == output_names(generator) == ["image", "edges"]
+    for batch in (1, 3):
+        given = layouts(generator, batch)
+        feed = dict(zip(input_names(generator), (tensor.numpy() for tensor in given), strict=True))
+        for found, expected in zip(session.run(None, feed), painted(generator, given), strict=True):
+            torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_exported_is_said(tmp_path):
     model = EqGAN(EqGANConfig(3, image_size=32, width=0.125))
-    with pytest.raises(TypeError, match="export: generator: expected an EqGANGenerator, got EqGANDiscriminator"):
+    with pytest.raises(TypeError, match="expected an EqGANGenerator or an ECGANGenerator, got EqGANDiscriminator"):
         export_program(model.discriminator)
     with pytest.raises(ValueError, match="export: shots: expected an integer >= 1 or None, got 0"):
         export_program(model.generator, shots=0)
+    with pytest.raises(ValueError, match="export: shots: expected None for an ECGANGenerator, got 3"):
+        export_program(painter(), shots=3)
     with pytest.raises(TypeError, match=r"export_onnx: generator: expected parameters in torch\.float32 alone"):
         export_onnx(model.generator.half(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -139,6 +139,7 @@ def contrastive_loss(d: Draw) -> Arguments:
 def multiscale_contrastive_loss(d: Draw) -> Arguments:
     b, dim, h, w, scales = d.size(0, 3), d.size(), d.size(1), d.size(1), d.size(1, 3)
     pairs = [(i, j) for i in range(scales) for j in range(scales) if d.of(False, False, True)]
+    most = d.of(None, 1, 3)
     return {
         "features": [d.tensor(b, dim, d.size(0, 5), d.size(0, 5)) for _ in range(scales)],
         "labels": d.integers(b, h, w, low=-1, high=4),
@@ -148,7 +149,8 @@ def multiscale_contrastive_loss(d: Draw) -> Arguments:
         "cross_scale": pairs,
         "cross_weight": d.number(0.0),
         "ignore_index": d.of(-1, 0),
-        "max_pixels": d.of(None, 1, 3),
+        "max_pixels": most,
+        "rows_per_image": None if most is None else d.of(None, 1, 4),
         "generator": d.generator(),
     }
 

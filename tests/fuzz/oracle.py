@@ -97,7 +97,10 @@ def assert_as_the_oracle(call: Call, outputs: list[Tensor], grads: list[Tensor |
             # At half precision one value that crosses a kink outweighs all rounding in a gradient, and a norm enlarges
             # the rounding of what it is applied to.
             if ours.dtype not in HALF or (kind == "result" and not normalised):
-                assert_close(name, ours, same, exact, scale)
+                wrong = inaccuracy(name, ours, same, exact, scale)
+                if wrong and kind == "gradient" and normalised and on_a_kink(call, truth[1]):
+                    return
+                assert not wrong, wrong
         if not all(bool(t.isfinite().all()) for t in outputs):
             return
 
@@ -130,12 +133,41 @@ def assert_finite_alike(name: str, ours: Tensor, plain: Tensor, truth: Tensor, e
     assert not exact_nans or not hidden.any(), f"{name}: no NaN in {int(hidden.sum())} places where the oracle has it"
 
 
-def assert_close(name: str, ours: Tensor, plain: Tensor, truth: Tensor, scale: float) -> None:
-    """Not less accurate than plain PyTorch; a tensor that is zero by nature is measured by ``scale``."""
+def on_a_kink(call: Call, truth: list[Tensor | None]) -> bool:
+    """Whether other gradients belong to arguments that differ by a rounding.
+
+    A norm leaves of a constant, such as a convolution by zeros, zero or a rounding; an activation then lets all of the
+    gradient pass or little of it.
+    """
+    noise = torch.Generator().manual_seed(1)
+
+    def rounded(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+            return value
+        unit = (
+            8
+            * torch.finfo(value.dtype).eps
+            * max(1.0, float(value.abs().nan_to_num().amax()) if value.numel() else 0.0)
+        )
+        return value.detach().double() + unit * torch.randn(value.shape, generator=noise, dtype=torch.float64)
+
+    near = Call(call.operation, {name: rounded(value) for name, value in call.arguments.items()})
+    pairs = [(g, t) for g, t in zip(results(reference, near, torch.float64)[1], truth, strict=True) if t is not None]
+    size = max(float(t.norm()) for pair in pairs for t in pair if t is not None)
+    return any(float((t if g is None else g - t).norm()) > 1e-3 * size for g, t in pairs)
+
+
+def inaccuracy(name: str, ours: Tensor, plain: Tensor, truth: Tensor, scale: float) -> str | None:
+    """In which way ours is less accurate than plain PyTorch, if it is.
+
+    A tensor that is zero by nature is measured by ``scale``.
+    """
     if plain.isfinite().all() and truth.isfinite().all():
         error, usual = (float((x.double() - truth).norm()) for x in (ours, plain))
         allowed = 8 * usual + SLACK.get(ours.dtype, 0.0) * max(float(truth.norm()), scale)
-        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}, of {truth.norm():.3g}"
+        if not error <= allowed:
+            return f"{name}: error {error:.3g}, allowed {allowed:.3g}, of {truth.norm():.3g}"
+    return None
 
 
 def assert_best_matches(arguments: dict[str, Any], matches: Tensor) -> None:

@@ -138,8 +138,11 @@ def _captured(run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list
     return graph.replay, outputs
 
 
+FAR = ("bilateral_propagation", "local_fusion", "lifted_fusion", "modulated_norm", "similarity_loss")
+
+
 @pytest.mark.parametrize(("device", "backend"), GPU)
-@pytest.mark.parametrize("name", ["bilateral_propagation", "local_fusion", "lifted_fusion"])
+@pytest.mark.parametrize("name", FAR)
 def test_images_that_lie_further_apart_than_an_int_counts(device, backend, name):
     index = next(i for i, case in enumerate(cases(ODD)) if case.name == name)
     case = cases(ODD)[index]

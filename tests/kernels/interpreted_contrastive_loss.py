@@ -18,8 +18,8 @@ from sampling import leaf, seed_everything
 
 from pyeqgan import backends, reference
 from pyeqgan.functional import contrastive_loss
-from pyeqgan.kernels import _contrastive_rows as rows
-from pyeqgan.kernels import _contrastive_scores as scores
+from pyeqgan.kernels import _contrastive_rows as sides
+from pyeqgan.kernels import _rows as rows
 from pyeqgan.kernels import contrastive_loss as kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
@@ -90,17 +90,17 @@ def test_matches_the_truth_as_well_as_plain_pytorch(size, dtype):
 def test_segments_of_the_other_side_are_added(mode, monkeypatch):
     """Several programs to a block of rows: the same result but for rounding, in its promised precision."""
     seed_everything()
-    monkeypatch.setattr(kernels, "SEGMENT", 128)
-    assert kernels._segments(256, 300) == (3, 128)
+    monkeypatch.setattr(rows, "SEGMENT", 128)
+    assert rows.segments_of(256, 300) == (3, 128)
     for separate in (False, True):
         compare(*problem(140, 300, 9, 2, torch.float32, separate), torch.rand(140), mode=mode)
 
 
 def test_segments_cover_everything():
-    for rows_, others in itertools.product((128, 4096, 10**6), (1, 511, 513, 70_000, 10**7)):
-        count, span = kernels._segments(rows_, others)
-        assert span % kernels.PADDING == 0 and (count - 1) * span < others <= count * span
-        assert count == 1 or count * rows_ <= kernels.PROGRAMS * kernels.PADDING
+    for own, others in itertools.product((128, 4096, 10**6), (1, 511, 513, 70_000, 10**7)):
+        count, span = rows.segments_of(own, others)
+        assert span % rows.PADDING == 0 and (count - 1) * span < others <= count * span
+        assert count == 1 or count * own <= rows.PROGRAMS * rows.PADDING
 
 
 def test_few_classes_leave_tiles_out():
@@ -222,8 +222,8 @@ def test_strides_beyond_two_to_the_31(axis, tmp_path):
 
 @triton.jit
 def _copy_block(values, first, result):
-    block = scores.block_of_rows(values, first, 16, 64, 16, 16)
-    tl.store(result + scores.row_offsets(0, 0, 16, 16, 16), block)
+    block = rows.block_of_rows(values, first, 16, 64, 16, 16)
+    tl.store(result + rows.row_offsets(0, 0, 16, 16, 16), block)
 
 
 def test_rows_beyond_two_to_the_31(tmp_path):
@@ -239,7 +239,7 @@ def test_rows_beyond_two_to_the_31(tmp_path):
 
     order = torch.arange(16) + 2**25
     some = torch.ones(16, 16), torch.ones(16, 16).half(), torch.ones(16), torch.ones(16)
-    rows.scatter.fn[(1,)](
+    sides.scatter.fn[(1,)](
         *some, torch.tensor(3.0), order, torch.tensor(16), flat, torch.empty(16), 64,
         WIDTH=16, NORMALIZE=False, ROWS=16, CHANNELS=16,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_as_accurate
+from numerics import assert_as_accurate, cosine_terms
 from sampling import LAYOUTS, leaf, random_image, seed_everything
 
 from pyeqgan import backends, reference
@@ -56,7 +56,8 @@ def test_matches_the_truth_as_well_as_plain_pytorch(shapes, distance, dtype):
     plain = run(reference.equalization_consistency_loss, equalized, decoded, -1.7, **options)
     wide = [[f.double() for f in features] for features in (equalized, decoded)]
     truth = run(reference.equalization_consistency_loss, *wide, -1.7, **options)
-    assert_as_accurate(ours, plain, truth, dtype)
+    terms = cosine_terms(*wide, options["scale_weights"], -1.7) if distance == "cosine" else 0.0
+    assert_as_accurate(ours, plain, truth, dtype, terms)
     assert ours[0].dtype == torch.float32
     for grad, image in zip(ours[1:], (*equalized, *decoded), strict=True):
         assert grad.is_contiguous(memory_format=torch._prims_common.suggest_memory_format(image))

@@ -35,6 +35,9 @@ REGISTERS = {
     "equalization_consistency_loss": {"sum_distances": 64, "distance_gradients": 96},
     "equalization_fusion": {"fuse": 160, "propagate_and_mix": 248},
     "fusion": {"match": 255, "blend": 96, "blend_backward": 80, "reference_gradient": 128},
+    "layout_conv2d": {"sum_rows": 104, "sum_by_class": 224},
+    "modulated_norm": {"moments": 64, "modulate": 136, "modulate_backward": 176, "join_moments": 48},
+    "similarity_loss": {"sum_surprisals": 168, "sum_gradients": 208},
     "skip_decoder_block": {
         "convolve": 168,
         "input_gradient": 224,

@@ -74,6 +74,20 @@ def gradients(results):
     return torch.cat([t.double().flatten() for t in results[1:]])
 
 
+def sizes(features, upstream, normalize, temperature):
+    """Of what cancels: logits to a loss, keys over the temperature to a row's gradient, and what those give in turn.
+
+    A logit's rounding is that of the probabilities, too, in a row whose best keys nearly tie: one may.
+    """
+    given = [x.double().norm(dim=1) for x in features if x is not None]
+    lengths = torch.cat(given) if len(upstream) else torch.ones(1)
+    longest, shrunk = (1.0, float(lengths.min())) if normalize else (float(lengths.max()), 1.0)
+    logit = longest**2 / temperature
+    rows = float(upstream.norm()) + logit
+    slopes = [rows * longest / (shrunk * temperature)] * len(given)
+    return [len(upstream) ** 0.5 * logit, *slopes, rows * logit / temperature]
+
+
 def ours(*arguments, ids=None, key_ids=None, **options):
     return contrastive_loss(*arguments, query_ids=ids, key_ids=key_ids, reduction="none", **options)
 
@@ -111,14 +125,8 @@ def test_matches_the_definition_as_well_as_plain_pytorch(separate, dtype):
         exact = [q.double(), labels, k.double(), key_labels] if separate else [q.double(), labels, None, None]
         truth = results(definition, *exact, upstream, **options)
         found, expected = (results(f, *problem, upstream, **options) for f in (ours, plain))
-        # What cancels: logits to a loss, keys over the temperature to a row's gradient, and what those give in turn.
-        lengths = torch.cat([x.double().norm(dim=1) for x in problem[::2] if x is not None] if m else [torch.ones(1)])
-        longest, shrunk = (1.0, lengths.min()) if options["normalize"] else (lengths.max(), 1.0)
-        logit, rows = longest**2 / options["temperature"], upstream.norm()
-        slope = rows * longest / (shrunk * options["temperature"])
-        terms = [m**0.5 * logit, *[slope] * (len(truth) - 2), rows * logit / options["temperature"]]
-        for a, b, t, size in zip(found, expected, truth, terms, strict=True):
-            assert_as_accurate([a], [b], [t], dtype, float(size))
+        terms = sizes(problem[::2], upstream, options["normalize"], options["temperature"])
+        assert_as_accurate(found, expected, truth, dtype, terms)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -257,7 +265,7 @@ def test_scores_of_any_size(mode):
         options = {"mode": mode, "normalize": False, "temperature": temperature}
         truth = results(definition, q.double(), labels, None, None, torch.ones(90), **options)
         found, expected = (results(f, q, labels, None, None, torch.ones(90), **options) for f in (ours, plain))
-        assert_as_accurate(found, expected, truth, dtype)
+        assert_as_accurate(found, expected, truth, dtype, sizes([q], torch.ones(90), False, temperature))
 
 
 @pytest.mark.parametrize("size", [1e-36, 1e30])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import plain
 import pytest
 import torch
-from numerics import assert_as_accurate, saved_bytes
+from numerics import assert_as_accurate, assert_gradients_of_both_orders, saved_bytes
 from sampling import DTYPES, leaf, random_image, seed_everything
 from torch import Tensor
 
@@ -94,7 +94,8 @@ def skip_decoder_block(layout: str, odd: int, *, smooth: bool = False) -> Proble
         torch.randn(co, dtype=torch.float64),
         *(torch.rand(co, dtype=torch.float64) + 0.5 for _ in range(2 if norm else 0)),
     ]
-    activation = "tanh" if smooth else ("leaky_relu", "tanh", "relu")[odd]
+    # Of one pixel tanh may leave a few saturated values, and 1 − y² of those is a matter of luck at half precision.
+    activation = (("tanh", None, "tanh") if smooth else ("leaky_relu", "tanh", "relu"))[odd]
 
     def run(module: object, x: Tensor, skip: Tensor, weight: Tensor, bias: Tensor, *affine: Tensor) -> Tensor:
         names = dict(zip(("norm_weight", "norm_bias"), affine, strict=False))
@@ -121,7 +122,7 @@ def activated_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
 def layout_conv2d(layout: str, odd: int, *, smooth: bool = False) -> Problem:
     classes, co, h, w, k, padding = ((4, 7, 5, 6, 3, 1), (1, 1, 2, 2, 1, 0), (35, 33, 9, 7, 4, 2))[odd]
     labels = torch.randint(-1, classes, (2, h, w))
-    activation = "tanh" if smooth else ("leaky_relu", "relu", "tanh")[odd]
+    activation = (("tanh", None, "tanh") if smooth else ("leaky_relu", "relu", "tanh"))[odd]  # see skip_decoder_block
     options = {"stride": 1 + odd % 2, "padding": padding, "activation": activation}
     tensors = image(co, classes, k, k, layout=layout), torch.randn(co, dtype=torch.float64)
     return Problem(tensors, lambda m, *t: m.layout_conv2d(labels, *t, **options))
@@ -212,8 +213,8 @@ def test_as_accurate_as_the_oracle_at_the_same_dtype(make, dtype):
 
 def draw(make, dtype: torch.dtype, layout: str, odd: int) -> dict[str, list[Tensor]]:
     """Output and gradients of ours, the plain form and the truth, in units of the truth's norm."""
-    # At half precision one value that crosses a kink outweighs all rounding.
-    problem = make(layout, odd, smooth=dtype.itemsize == 2)
+    # One value that rounding moves across a kink outweighs all rounding: kinks are compared in float64.
+    problem = make(layout, odd, smooth=dtype != torch.float64)
     tensors = [t.to(dtype) for t in problem.tensors]
     truth, upstream = results(reference, problem, [t.double() for t in tensors])
     ours, _ = results(functional, problem, tensors, upstream)
@@ -238,8 +239,7 @@ def test_gradients_of_both_orders(make):
         def run(*tensors, problem=problem):
             return problem.run(functional, *tensors)
 
-        assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
-        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+        assert_gradients_of_both_orders(run, inputs)
 
 
 @every_problem

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from numerics import assert_as_accurate, saved_bytes
+from numerics import assert_as_accurate, assert_gradients_of_both_orders, saved_bytes
 from sampling import DTYPES, LAYOUTS, leaf, random_image, seed_everything
 
 from pyeqgan import backends
@@ -88,7 +88,9 @@ def test_matches_the_definition_as_well_as_plain_pytorch(sizes, dtype):
         ours = run(lifted_fusion, tensors, others, grad)
         plain = run(definition, tensors, others, grad)
         truth = run(definition, [t.double() for t in tensors], others, grad.double())
-        assert_as_accurate(ours, plain, truth, dtype)
+        # A weight's gradient is a long sum that may nearly cancel: the sum of absolute values is its size.
+        magnitudes = run(definition, [t.double().abs() for t in tensors], others, grad.double().abs())
+        assert_as_accurate(ours, plain, truth, dtype, [float(m.norm()) for m in magnitudes])
 
 
 def test_on_the_grid_itself_it_is_the_local_fusion():
@@ -144,8 +146,7 @@ def test_gradients_of_both_orders(layout):
     seed_everything()
     tensors, others = problem((2, 2, 2), (2, 3), 2, 4, torch.float64, layout)
     inputs = [leaf(t) for t in tensors]
-    assert torch.autograd.gradcheck(lambda *t: lifted_fusion(*t, *others), inputs, fast_mode=True)
-    assert torch.autograd.gradgradcheck(lambda *t: lifted_fusion(*t, *others), inputs, fast_mode=True)
+    assert_gradients_of_both_orders(lambda *t: lifted_fusion(*t, *others), inputs)
 
 
 def test_only_the_gradients_asked_for_are_computed():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from numerics import assert_as_accurate, relative_error, saved_bytes
+from numerics import assert_as_accurate, assert_gradients_of_both_orders, relative_error, saved_bytes
 from sampling import DTYPES, LAYOUTS, leaf, random_image, seed_everything
 
 from pyeqgan import backends
@@ -99,7 +99,9 @@ def test_matches_the_definition_as_well_as_plain_pytorch(sizes, dtype):
         ours = run(local_fusion, tensors, (positions,), grad)
         plain = run(blend, tensors, (positions, matches), grad)
         truth = run(blend, [t.double() for t in tensors], (positions, matches), grad.double())
-        assert_as_accurate(ours, plain, truth, dtype)
+        # A weight's gradient is a long sum that may nearly cancel: the sum of absolute values is its size.
+        magnitudes = run(blend, [t.double().abs() for t in tensors], (positions, matches), grad.double().abs())
+        assert_as_accurate(ours, plain, truth, dtype, [float(m.norm()) for m in magnitudes])
 
 
 def test_matches_are_exactly_the_definition_s_in_float64():
@@ -182,8 +184,7 @@ def test_gradients_of_both_orders(layout):
     def fused(*tensors):
         return local_fusion(*tensors, positions)[0]
 
-    assert torch.autograd.gradcheck(fused, inputs, fast_mode=True)
-    assert torch.autograd.gradgradcheck(fused, inputs, fast_mode=True)
+    assert_gradients_of_both_orders(fused, inputs)
 
 
 def test_gradients_of_pixels_matched_more_than_once_add_up():

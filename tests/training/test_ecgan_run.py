@@ -135,7 +135,6 @@ def test_instance_edges_need_instance_maps(layouts, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"devices": 2}, "--devices 2: --model ecgan trains in one process"),
         ({"zoom": 0.5}, "--zoom 0.5, expected at least 1"),
         ({"similarity_weight": -1.0}, "--similarity-weight -1.0, expected a finite number of at least 0"),
         ({"generator_rate": 0.0}, "--generator-rate 0.0, expected a finite number above 0"),

@@ -9,6 +9,7 @@ import runs
 import torch
 import yaml
 
+from pyeqgan.cli import main
 from pyeqgan.data import EpisodeSampler
 from pyeqgan.errors import UserError
 from pyeqgan.training.checkpoint import checkpoints, load_latest
@@ -243,10 +244,47 @@ def test_a_full_disk_ends_the_run_and_the_checkpoint_before_is_good(straight, ph
     runs.assert_same_end(straight[0], finished, 4)
 
 
-def test_an_image_that_breaks_during_the_run_is_named(photos, tmp_path):
+def test_images_that_cannot_be_read_are_named_once_and_end_no_run(photos, tmp_path, monkeypatch, capsys):
+    """Of a seen class, and the first of the unseen one, which pictures show; resumed, it is the same run."""
+    data = shutil.copytree(photos, tmp_path / "data")
+    for name in ("a/0.png", "d/0.png"):
+        (data / name).write_bytes(b"\x89PNG no more")
+    whole = {"steps": 8, "checkpoint_every": 4, "sample_every": 4, "shots": 2}
+    status, told = runs.run(data, tmp_path / "straight", **whole)
+    assert status == 0
+    for name in ("a/0.png", "d/0.png"):
+        assert told.count(f"cannot read image '{data / name}': not an image; another takes its place") == 1
+    kept = (tmp_path / "straight" / "unreadable.txt").read_text().splitlines()
+    assert len(kept) == 2
+    assert "gave their places to others: 2, see unreadable.txt" in told
+
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    first = runs.run(data, tmp_path / "run", **whole)
+    monkeypatch.undo()
+    status, again = runs.run(data, tmp_path / "run", resume=True, **whole)
+    assert status == 0 and again.count("another takes its place") + first[1].count("another takes its place") == 2
+    assert "gave their places to others: 2, see" in again
+    runs.assert_same_end(tmp_path / "straight", tmp_path / "run", 8)
+
+    assert main(["report", str(tmp_path / "run"), "--samples", "0"]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "gave their places to others: 2" in page and "d/0.png" in page
+    assert runs.run(photos, tmp_path / "run", force=True, steps=1)[0] == 0
+    assert not (tmp_path / "run" / "unreadable.txt").exists()
+
+
+def test_with_strict_data_the_first_image_that_cannot_be_read_ends_it(photos, tmp_path):
     data = shutil.copytree(photos, tmp_path / "data")
     (data / "a" / "0.png").write_bytes(b"\x89PNG no more")
-    with pytest.raises(UserError, match=r"cannot read image .*0\.png"):
+    with pytest.raises(UserError, match=r"cannot read image .*0\.png.*; there is no checkpoint yet"):
+        runs.run(data, tmp_path / "run", steps=40, checkpoint_every=100, strict_data=True)
+
+
+def test_a_class_of_which_nothing_can_be_read_ends_it(photos, tmp_path):
+    data = shutil.copytree(photos, tmp_path / "data")
+    for path in (data / "a").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 3 images of class 'a' can be read: cannot read image"):
         runs.run(data, tmp_path / "run", steps=40, checkpoint_every=100)
 
 

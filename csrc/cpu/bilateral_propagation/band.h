@@ -70,7 +70,7 @@ void read_band(const Problem& p, const Band& band, int64_t halo, const T* from, 
       for_parts(channels, kLanes<A>, [&](int64_t c, int64_t count) {
         A* to = planes.at(band, r, w) + c * planes.plane();
         const T* square = from + c * s.c + r * s.h + w * s.w;
-        read_square(square, Side{columns, s.w}, Side{count, s.c}, [&](int64_t i, const Vec<A>& value) {
+        read_square(square, Side{columns, s.w}, Side{count, s.c}, s.h, [&](int64_t i, const Vec<A>& value) {
           (gate == nullptr ? value : value * Vec<A>(gate[c + i])).store(to + i * planes.plane(), columns);
         });
       });

@@ -34,33 +34,45 @@ inline void transpose(Vec<A>* lines) {
   }
 }
 
-// each(line, value) for every line of a square; lanes beyond `lanes.count` are 0. One of the strides is 1.
+// each(line, value) for every line of a square; lanes beyond `lanes.count` are 0. One of the strides is 1. The square
+// `next` elements on is asked for: lines far apart are not foreseen by the processor.
 template <class T, class Each>
-inline void read_square(const T* from, Side lanes, Side lines, Each each) {
+inline void read_square(const T* from, Side lanes, Side lines, int64_t next, Each each) {
   using A = Acc<T>;
   if (lanes.stride == 1) {
-    for (int64_t i = 0; i < lines.count; ++i) each(i, load(from + i * lines.stride, lanes.count));
+    for (int64_t i = 0; i < lines.count; ++i) {
+      __builtin_prefetch(from + i * lines.stride + next);
+      each(i, load(from + i * lines.stride, lanes.count));
+    }
     return;
   }
   Vec<A> square[kLanes<A>];
-  for (int64_t i = 0; i < kLanes<A>; ++i)
+  for (int64_t i = 0; i < kLanes<A>; ++i) {
+    __builtin_prefetch(from + i * lanes.stride + next);
     square[i] = i < lanes.count ? load(from + i * lanes.stride, lines.count) : Vec<A>(A(0));
+  }
   transpose<A>(square);
   for (int64_t i = 0; i < lines.count; ++i) each(i, square[i]);
 }
 
-// Writes value(line) for every line of a square. One of the strides is 1.
+// Writes value(line) for every line of a square. One of the strides is 1. Asks for the square `next` elements on.
 template <class T, class Value>
-inline void write_square(T* to, Side lanes, Side lines, Value value) {
+inline void write_square(T* to, Side lanes, Side lines, int64_t next, Value value) {
   using A = Acc<T>;
   if (lanes.stride == 1) {
-    for (int64_t i = 0; i < lines.count; ++i) store(to + i * lines.stride, value(i), lanes.count);
+    for (int64_t i = 0; i < lines.count; ++i) {
+      __builtin_prefetch(to + i * lines.stride + next, 1);
+      store(to + i * lines.stride, value(i), lanes.count);
+    }
     return;
   }
   Vec<A> square[kLanes<A>];
   for (int64_t i = 0; i < kLanes<A>; ++i) square[i] = i < lines.count ? value(i) : Vec<A>(A(0));
   transpose<A>(square);
-  for (int64_t i = 0; i < lanes.count; ++i) store(to + i * lanes.stride, square[i], lines.count);
+  for (int64_t i = 0; i < lanes.count; ++i) {
+    __builtin_prefetch(to + i * lanes.stride + next, 1);
+    store(to + i * lanes.stride, square[i], lines.count);
+  }
 }
 
 }  // namespace

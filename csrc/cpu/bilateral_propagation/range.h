@@ -50,7 +50,7 @@ void write_blend(const Problem& p, const Band& band, int64_t channel, int64_t ch
 #pragma GCC unroll 9
         for (int k = 0; k < 9; ++k) shares[k] = load(affinity + (k * p.height + r) * p.width + w, columns);
         const A* v = planes.at(band, r, w) + c * planes.plane();
-        write_square(y + c * s.c + r * s.h + w * s.w, Side{columns, s.w}, Side{count, s.c},
+        write_square(y + c * s.c + r * s.h + w * s.w, Side{columns, s.w}, Side{count, s.c}, s.h,
                      [&](int64_t i) { return blend(shares, v + i * planes.plane(), planes.row()); });
       });
     });

@@ -72,10 +72,11 @@ class Spatial {
     const T* from = static_cast<const T*>(backward ? p_.grad_y : p_.x) + image * s.b + channel * s.c + r * s.h;
     for_squares(channels, [&](int64_t c, int64_t w, int64_t count, int64_t columns) {
       const Vec<A> gate = load(gate_.get() + c, count);
-      read_square(from + w * s.w + c * s.c, Side{count, s.c}, Side{columns, s.w}, [&](int64_t i, const Vec<A>& value) {
-        const Vec<A> factor = backward ? Vec<A>(columns_.inverse(r) * rows_.inverse(w + i)) : gate;
-        (value * factor).store(to + (w + i) * pixel_ + c);
-      });
+      read_square(from + w * s.w + c * s.c, Side{count, s.c}, Side{columns, s.w}, s.h,
+                  [&](int64_t i, const Vec<A>& value) {
+                    const Vec<A> factor = backward ? Vec<A>(columns_.inverse(r) * rows_.inverse(w + i)) : gate;
+                    (value * factor).store(to + (w + i) * pixel_ + c);
+                  });
     });
   }
 
@@ -84,7 +85,7 @@ class Spatial {
     const Strides& s = backward ? p_.x_strides : p_.y_strides;
     To* to = static_cast<To*>(backward ? p_.grad_v : p_.y) + image * s.b + channel * s.c + r * s.h;
     for_squares(channels, [&](int64_t c, int64_t w, int64_t count, int64_t columns) {
-      write_square(to + w * s.w + c * s.c, Side{count, s.c}, Side{columns, s.w}, [&](int64_t i) {
+      write_square(to + w * s.w + c * s.c, Side{count, s.c}, Side{columns, s.w}, s.h, [&](int64_t i) {
         const Vec<A> value = Vec<A>::loadu(row_.get() + (w + i) * pixel_ + c);
         return backward ? value : value * Vec<A>(columns_.inverse(r) * rows_.inverse(w + i));
       });

@@ -35,6 +35,8 @@ struct ModulatedNorm {
   void* grad_x;                  // T
   void *grad_gamma, *grad_beta;  // as gamma and beta; maps have the strides of x
 
+  bool large;  // a map is more than caches hold: results pass them by
+
   // Images are cut into tiles, whose sums are joined over a group: the images that share statistics.
   int64_t tile_pixels, tiles, group_images, groups;
   double* sums;            // (B,tiles,2,C): mean and squared deviations of x; or, for the gradient, of h and of h·x̂

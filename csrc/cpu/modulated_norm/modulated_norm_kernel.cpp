@@ -17,22 +17,21 @@ namespace {
 template <class T>
 void moments(const Problem& p, const Tile<Acc<T>>& tile) {
   using A = Acc<T>;
-  const T* x = tile.of(static_cast<const T*>(p.x), p.strides);
-  const int64_t pixel = p.strides.pixel;
-  const double count = static_cast<double>(tile.end - tile.begin);
-  double rounded[kLanes<A>], lacking[kLanes<A>], squared[kLanes<A>];
-  Vec<A> sum(A(0)), squares(A(0));
-  tile.each([&](int64_t i, auto n) { sum = sum + load(x + i * pixel, n); });
+  const Input<T> x(tile, p.x, p.strides);
+  const double count = static_cast<double>(tile.pixels);
+  double rounded[Tile<A>::kRow], lacking[Tile<A>::kRow], squared[Tile<A>::kRow];
+  Row<A> sum(A(0));
+  tile.each([&](int64_t row, int64_t v, auto n) { sum[v] = sum[v] + x(row, v, n); });
   tile.write(sum, rounded);
   for (int64_t c = 0; c < tile.channels; ++c) rounded[c] = static_cast<A>(rounded[c] / count);
-  const Vec<A> middle = tile.spread(rounded);
-  sum = Vec<A>(A(0));
-  tile.each([&](int64_t i, auto n) {
-    const Vec<A> difference = first<A>(load(x + i * pixel, n) - middle, n);
-    sum = sum + difference;
-    squares = at::vec::fmadd(difference, difference, squares);
+  const Row<A> middle = tile.spread(rounded);
+  Row<A> differences(A(0)), squares(A(0));
+  tile.each([&](int64_t row, int64_t v, auto n) {
+    const Vec<A> difference = first<A>(x(row, v, n) - middle[v], n);
+    differences[v] = differences[v] + difference;
+    squares[v] = at::vec::fmadd(difference, difference, squares[v]);
   });
-  tile.write(sum, lacking);
+  tile.write(differences, lacking);
   tile.write(squares, squared);
   for (int64_t c = 0; c < tile.channels; ++c) {
     tile.sums[c] = rounded[c] + lacking[c] / count;
@@ -66,25 +65,28 @@ template <class T, bool maps>
 void modulate(const Problem& p, const Tile<Acc<T>>& tile) {
   using A = Acc<T>;
   const Modulation<T, maps> modulation(p, tile);
+  const Output<T> y(p, tile, p.y);
   const A slope = static_cast<A>(p.negative_slope);
-  T* y = tile.of(static_cast<T*>(p.y), p.strides);
-  tile.each([&](int64_t i, auto n) {
-    const Vec<A> z = at::vec::fmadd(modulation.normalised(i, n), modulation.factor(i, n), modulation.shift(i, n));
-    store(y + i * p.strides.pixel, activate(z, p.activation, slope), n);
+  const Activation activation = p.activation;
+  tile.each([&](int64_t row, int64_t v, auto n) {
+    const Vec<A> normalised = modulation.normalised(row, v, n);
+    const Vec<A> z = at::vec::fmadd(normalised, modulation.factor(row, v, n), modulation.shift(row, v, n));
+    y(row, v, n, activate(z, activation, slope));
   });
 }
 
-// Calls f(pixel, lanes, x̂, 1 + gamma, dz) for each vector of a tile.
+// Calls f(row, vector, lanes, x̂, 1 + gamma, dz) for each vector of a tile.
 template <class T, bool maps, class F>
 inline void differentiate(const Problem& p, const Tile<Acc<T>>& tile, const Modulation<T, maps>& modulation,
                           const F& f) {
   using A = Acc<T>;
+  const Input<T> grad_y(tile, p.grad_y, p.strides);
   const A slope = static_cast<A>(p.negative_slope);
-  const T* grad_y = tile.of(static_cast<const T*>(p.grad_y), p.strides);
-  tile.each([&](int64_t i, auto n) {
-    const Vec<A> normalised = modulation.normalised(i, n), factor = modulation.factor(i, n);
-    const Vec<A> z = at::vec::fmadd(normalised, factor, modulation.shift(i, n));
-    f(i, n, normalised, factor, times_slope(load(grad_y + i * p.strides.pixel, n), z, p.activation, slope));
+  const Activation activation = p.activation;
+  tile.each([&](int64_t row, int64_t v, auto n) {
+    const Vec<A> normalised = modulation.normalised(row, v, n), factor = modulation.factor(row, v, n);
+    const Vec<A> z = at::vec::fmadd(normalised, factor, modulation.shift(row, v, n));
+    f(row, v, n, normalised, factor, times_slope(grad_y(row, v, n), z, activation, slope));
   });
 }
 
@@ -93,20 +95,19 @@ template <class T, bool maps>
 void gradients(const Problem& p, const Tile<Acc<T>>& tile) {
   using A = Acc<T>;
   const Modulation<T, maps> modulation(p, tile);
-  const int64_t pixel = p.strides.pixel;
-  T* grad_x = p.own_statistics ? nullptr : tile.of(static_cast<T*>(p.grad_x), p.strides);
-  T* grad_gamma = maps ? tile.of(static_cast<T*>(p.grad_gamma), p.strides) : nullptr;
-  T* grad_beta = maps ? tile.of(static_cast<T*>(p.grad_beta), p.strides) : nullptr;
-  Vec<A> sum(A(0)), products(A(0));
-  differentiate(p, tile, modulation,
-                [&](int64_t i, auto n, const Vec<A>& normalised, const Vec<A>& factor, const Vec<A>& grad) {
-                  const Vec<A> h = grad * factor;
-                  if (grad_gamma != nullptr) store(grad_gamma + i * pixel, grad * normalised, n);
-                  if (grad_beta != nullptr) store(grad_beta + i * pixel, grad, n);
-                  if (grad_x != nullptr) store(grad_x + i * pixel, h * modulation.scale, n);
-                  sum = sum + (maps ? h : grad);
-                  products = at::vec::fmadd(maps ? h : grad, normalised, products);
-                });
+  const Output<T> grad_x(p, tile, p.own_statistics ? nullptr : p.grad_x);
+  const Output<T> grad_gamma(p, tile, maps ? p.grad_gamma : nullptr), grad_beta(p, tile, maps ? p.grad_beta : nullptr);
+  Row<A> sum(A(0)), products(A(0));
+  differentiate(
+      p, tile, modulation,
+      [&](int64_t row, int64_t v, auto n, const Vec<A>& normalised, const Vec<A>& factor, const Vec<A>& grad) {
+        const Vec<A> h = grad * factor;
+        grad_gamma(row, v, n, grad * normalised);
+        grad_beta(row, v, n, grad);
+        grad_x(row, v, n, h * modulation.scale[v]);
+        sum[v] = sum[v] + (maps ? h : grad);
+        products[v] = at::vec::fmadd(maps ? h : grad, normalised, products[v]);
+      });
   tile.write(sum, tile.sums);
   tile.write(products, tile.sums + p.channels);
 }
@@ -139,11 +140,12 @@ void input_gradient(const Problem& p, const Tile<Acc<T>>& tile) {
   using A = Acc<T>;
   const Modulation<T, maps> modulation(p, tile);
   const double* means = p.means + tile.image / p.group_images * 2 * p.channels + tile.channel;
-  const Vec<A> mean = tile.spread(means), product = tile.spread(means + p.channels);
-  T* grad_x = tile.of(static_cast<T*>(p.grad_x), p.strides);
+  const Row<A> mean = tile.spread(means), product = tile.spread(means + p.channels);
+  const Output<T> grad_x(p, tile, p.grad_x);
   differentiate(
-      p, tile, modulation, [&](int64_t i, auto n, const Vec<A>& normalised, const Vec<A>& factor, const Vec<A>& grad) {
-        store(grad_x + i * p.strides.pixel, (grad * factor - mean - normalised * product) * modulation.scale, n);
+      p, tile, modulation,
+      [&](int64_t row, int64_t v, auto n, const Vec<A>& normalised, const Vec<A>& factor, const Vec<A>& grad) {
+        grad_x(row, v, n, (grad * factor - mean[v] - normalised * product[v]) * modulation.scale[v]);
       });
 }
 
@@ -181,13 +183,15 @@ void channels_items(const Problem& p, int64_t begin, int64_t end) {
     if (p.join) Steps::join(p, group, channel);
     if (p.last) tiles(Steps::last);
   }
+  finish_streams();
 }
 
 template <class A>
 inline void run_tiles(void (*step)(const Problem&, const Tile<A>&), const Problem& p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item)
-    for (int64_t channel = 0; channel < p.channels; channel += kLanes<A>)
+    for (int64_t channel = 0; channel < p.channels; channel += Tile<A>::kRow)
       step(p, {p, item / p.tiles, item % p.tiles, channel});
+  finish_streams();
 }
 
 template <class Steps>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pyeqgan.data.built import damage, is_built
 from pyeqgan.data.classes import ImageClasses, open_classes, seen_count
 from pyeqgan.data.inspection.findings import Findings, findings
 from pyeqgan.data.inspection.look import Look, look
+from pyeqgan.data.inspection.packed import PackedClasses
 from pyeqgan.data.inspection.sheet import contact_sheet
 from pyeqgan.errors import UserError
 from pyeqgan.files import write_whole, writing
@@ -38,7 +40,26 @@ def inspect(options: DataInspectOptions, report: Report, progress: Progress | No
     if options.output is not None:
         _check_room(options.output, options.force)
     damaged = damage(Path(options.path)) if is_built(Path(options.path)) else []
-    classes = open_classes(options.path, image_size=LOOK_SIZE)
+    with tempfile.TemporaryDirectory() as scratch:
+        classes = _open(options.path, Path(scratch))
+        return _inspect(classes, damaged, options, report, progress)
+
+
+def _open(source: str, scratch: Path) -> ImageClasses:
+    """A data set, or an archive that one can be built from."""
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() != ".npy":
+        return PackedClasses(path, LOOK_SIZE, scratch)
+    return open_classes(source, image_size=LOOK_SIZE)
+
+
+def _inspect(
+    classes: ImageClasses,
+    damaged: list[str],
+    options: DataInspectOptions,
+    report: Report,
+    progress: Progress | None,
+) -> Findings:
     seen = seen_count(classes) if options.seen_classes is None else options.seen_classes
     if not 1 <= seen <= len(classes):
         raise UserError(f"--seen-classes {seen}, expected 1 to {len(classes)}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from PIL import Image
 
 from pyeqgan.data.archives import ArchiveClasses
 from pyeqgan.data.built import BuiltClasses
 from pyeqgan.data.classes import ImageClasses
-from pyeqgan.data.folders import FORMATS, FolderClasses, decode_image
+from pyeqgan.data.folders import FORMATS, FolderClasses, decode_image, reading
 from pyeqgan.data.inspection.duplicates import Bits, perceptual_bits
+from pyeqgan.data.inspection.packed import PackedClasses
 from pyeqgan.errors import UserError
 
 
@@ -43,7 +47,15 @@ def look(classes: ImageClasses, class_index: int, image_index: int) -> Look:
     """Read one image, as training would, and describe it."""
     label = classes.class_names[class_index]
     if isinstance(classes, FolderClasses):
-        return _look_at_file(classes, class_index, image_index)
+        path = classes.path(class_index, image_index)
+        name = f"{path.parent.name}/{path.name}"
+        return _look_at_file(class_index, name, str(path), path.read_bytes, classes.image_size)
+    if isinstance(classes, PackedClasses):
+        file = classes.file(class_index, image_index)
+        name = f"{label}/{PurePosixPath(file).name}"
+        return _look_at_file(
+            class_index, name, file, lambda: classes.read(class_index, image_index), classes.image_size
+        )
     name, size = f"{label}/{image_index}", stored_size(classes)
     try:
         pixels = classes.image(class_index, image_index)
@@ -63,17 +75,16 @@ def stored_size(classes: ImageClasses) -> str:
     return f"{size}×{size}"
 
 
-def _look_at_file(classes: FolderClasses, class_index: int, image_index: int) -> Look:
-    path = classes.path(class_index, image_index)
-    name, size, mode = f"{path.parent.name}/{path.name}", "unknown", "unknown"
+def _look_at_file(class_index: int, name: str, path: str, read: Callable[[], bytes], image_size: int) -> Look:
+    """``path`` names the file where it cannot be decoded; a file that cannot even be read tells so itself."""
+    size, mode = "unknown", "unknown"
     try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with reading(path):
+            data = read()
+        # What fails here fails in decode_image, too, which tells of it as training would.
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size, mode = f"{image.width}×{image.height}", image.mode
-    except Exception:  # told by decode_image, which is what training says of it
-        data = b""
-    try:
-        pixels = decode_image(io.BytesIO(data) if data else path, classes.image_size, name=str(path))
+        pixels = decode_image(io.BytesIO(data), image_size, name=path)
     except UserError as error:
         return Look(class_index, name, size, mode, b"", None, str(error))
     return Look(class_index, name, size, mode, hashlib.sha256(data).digest(), perceptual_bits(pixels))

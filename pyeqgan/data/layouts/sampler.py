@@ -16,9 +16,11 @@ from pyeqgan.data.ahead import steps_ahead
 from pyeqgan.data.episodes import to_tensor
 from pyeqgan.data.layouts.edges import THRESHOLDS, Thresholds, canny, instance_edges, opencv
 from pyeqgan.data.layouts.images import LayoutImages, View
+from pyeqgan.data.unreadable import Unreadable
 from pyeqgan.errors import UserError
 
 MOST_ZOOM = 16
+SUBSTITUTES = 2  # the sequence that they are drawn from; 0 and 1 have the orders and the batches
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class LayoutSampler:
         rows: of the batch.
         thresholds: of Canny.
         with_instances: batches have the edges of the instances.
+        unreadable: if given, remembers pairs of which a file cannot be read, whose places others take, not of the same
+            batch if there are more; which ones depends on (seed, step), the place and the files.
 
     Raises UserError: batch size, seed or zoom out of range, no pairs, instances asked for that are not known, or OpenCV
     not installed.
@@ -71,6 +75,7 @@ class LayoutSampler:
         rows: slice = slice(None),
         thresholds: Thresholds = THRESHOLDS,
         with_instances: bool = False,
+        unreadable: Unreadable | None = None,
     ) -> None:
         for name, value, least in (("batch size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
@@ -90,20 +95,35 @@ class LayoutSampler:
         self.rows = rows
         self.thresholds = thresholds
         self.with_instances = with_instances
+        self.unreadable = unreadable
         self._order = functools.lru_cache(maxsize=4)(self._shuffle)  # threads are at neighbouring steps
 
     def batch(self, step: int) -> LayoutBatch:
-        """The batch of one step, step ≥ 0. UserError if a pair cannot be read."""
-        draws = self._draw(step)[self.rows]
-        pairs = [self.images.pair(draw.pair, draw.view) for draw in draws]
-        images = np.stack([draw.turn(image) for draw, (image, _) in zip(draws, pairs, strict=True)])
-        labels = np.stack([draw.turn(labels) for draw, (_, labels) in zip(draws, pairs, strict=True)])
+        """The batch of one step, step ≥ 0.
+
+        UserError if a pair cannot be read; with `unreadable`, if no other can either.
+        """
+        drawn = self._draw(step)
+        avoid = [draw.pair for draw in drawn]
+        maps = []
+        for row in range(self.batch_size)[self.rows]:
+            found = self._maps(drawn[row], avoid, np.random.SeedSequence(self.seed, spawn_key=(SUBSTITUTES, step, row)))
+            maps.append([drawn[row].turn(map) for map in found])
+        images, labels, *things = (np.stack(maps_of_kind) for maps_of_kind in zip(*maps, strict=True))
         edges = canny(images, self.thresholds)[:, None]
-        outlines = None
-        if self.with_instances:
-            things = np.stack([draw.turn(self.images.instances(draw.pair, draw.view)) for draw in draws])
-            outlines = torch.from_numpy(instance_edges(things)[:, None])
+        outlines = torch.from_numpy(instance_edges(things[0])[:, None]) if things else None
         return LayoutBatch(to_tensor(images), torch.from_numpy(labels), torch.from_numpy(edges), outlines)
+
+    def _maps(self, draw: _Draw, avoid: list[int], seed: np.random.SeedSequence) -> list[NDArray[Any]]:
+        """Image, labels and, if asked for, instances of a drawn pair, or of another in its place."""
+
+        def read(index: int) -> list[NDArray[Any]]:
+            instances = [self.images.instances(index, draw.view)] if self.with_instances else []
+            return [*self.images.pair(index, draw.view), *instances]
+
+        if self.unreadable is None:
+            return read(draw.pair)
+        return self.unreadable.read(read, draw.pair, len(self.images), avoid=avoid, seed=seed, of="pairs")[1]
 
     def _draw(self, step: int) -> list[_Draw]:
         """The whole batch of a step."""

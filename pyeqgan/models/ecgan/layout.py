@@ -51,8 +51,8 @@ class Layout(NamedTuple):
             raise ValueError(
                 f"{name}: instance_edges: expected {expected}, got {'None' if edges is None else 'a tensor'}"
             )
-        if edges is not None and edges.shape != (len(labels), 1, *size):
-            expected_shape = (len(labels), 1, *size)
+        expected_shape = (labels.shape[0], 1, *size)
+        if edges is not None and edges.shape != expected_shape:
             raise ValueError(f"{name}: instance_edges: expected shape {expected_shape}, got {tuple(edges.shape)}")
         return cls(labels, edges)
 

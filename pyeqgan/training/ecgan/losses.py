@@ -2,6 +2,9 @@
 
 Hinge and feature matching are SPADE's (CVPR 2019), over ECGAN's modalities; the similarity loss and the contrastive
 loss are ECGAN's (ICLR 2023). All are computed in at least float32.
+
+Of a batch that several processes share, the mean of the processes' losses is that of the batch, with its gradient. Most
+are means over equally many images; the others take the `group` in which the processes meet.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,6 +43,7 @@ class LossWeights:
         contrastive: total weight of the contrastive loss (the value is ours).
         contrast: "none"; "single": within the features of H/2; "multi": within and across H/8, H/4 and H/2.
         contrast_pixels: how many pixels of an image and class contrast at most (ours); None: all.
+        contrast_rows: how many of an image contrast at each scale, whatever its labels (ours); None: all drawn.
 
     Raises:
         ValueError: a weight is negative or not finite, no image has one, ``contrast`` is unknown, a number below 1.
@@ -54,6 +59,7 @@ class LossWeights:
     contrastive: float = 0.3
     contrast: Contrast = "multi"
     contrast_pixels: int | None = 256
+    contrast_rows: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("edges", "images", "refined", "feature_matching", "perceptual", "similarity", "contrastive"):
@@ -65,7 +71,7 @@ class LossWeights:
         if self.contrast not in get_args(Contrast):
             known = " or ".join(map(repr, get_args(Contrast)))
             raise ValueError(f"LossWeights: contrast: expected {known}, got {self.contrast!r}")
-        for name in ("similarity_stride", "contrast_pixels"):
+        for name in ("similarity_stride", "contrast_pixels", "contrast_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"LossWeights: {name}: expected an integer >= 1, got {value}")
@@ -112,22 +118,29 @@ def feature_matching(
     scales = []
     for of_real, of_fake in zip(real, fake, strict=True):
         distances = [
-            (_precise(f) - _precise(r.detach())[list(partners)]).abs() for r, f in zip(of_real, of_fake, strict=True)
+            (_precise(f) - torch.stack([_precise(r[partner].detach()) for partner in partners])).abs()
+            for r, f in zip(of_real, of_fake, strict=True)
         ]
         scales.append(sum(_weighted(distance, weights) for distance in distances))
     return torch.stack(scales).mean()  # type: ignore[arg-type]
 
 
-def similarity(class_logits: Tensor, labels: Tensor, stride: int) -> Tensor:
+def similarity(class_logits: Tensor, labels: Tensor, stride: int, *, group: dist.ProcessGroup | None = None) -> Tensor:
     """ECGAN's similarity loss: two pixels look alike where their labels are equal, and only there.
 
     Args:
         class_logits: (B,N_c,H,W) of a segmenter on generated images.
         labels: (B,H,W) int64, -1: ignored.
         stride: every that many pixels in each direction is compared with every.
+        group: of the processes that share a batch.
     """
     probabilities = _precise(class_logits[:, :, ::stride, ::stride]).softmax(1)
-    return similarity_loss(probabilities, labels[:, ::stride, ::stride].contiguous(), ignore_index=IGNORED)
+    labels = labels[:, ::stride, ::stride].contiguous()
+    loss = similarity_loss(probabilities, labels, ignore_index=IGNORED)
+    if group is None:
+        return loss
+    counted = (labels != IGNORED).flatten(1).any(1).sum()  # images of nothing but ignored pixels do not count
+    return loss * counted / _mean_count(counted, group)
 
 
 def contrastive(
@@ -135,7 +148,9 @@ def contrastive(
     labels: Tensor,
     *,
     max_pixels: int | None = None,
+    rows_per_image: int | None = None,
     generator: torch.Generator | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """ECGAN's (multi-scale) contrastive loss over the pixels of all layouts of the batch.
 
@@ -143,10 +158,12 @@ def contrastive(
         vectors: (B,D,h_s,w_s) at H/8, H/4 and H/2, or at H/2 alone.
         labels: (B,H,W) int64, -1: ignored.
         max_pixels: of an image and class, drawn; None takes all.
+        rows_per_image: of an image, whatever its labels; None takes all that are drawn.
         generator: of the draw, on the labels' device.
+        group: of the processes that share a batch.
     """
     multi = len(vectors) > 1
-    return multiscale_contrastive_loss(
+    loss = multiscale_contrastive_loss(
         vectors,
         labels,
         temperature=TEMPERATURE,
@@ -154,14 +171,29 @@ def contrastive(
         cross_scale=CROSS_SCALE if multi else (),
         ignore_index=IGNORED,
         max_pixels=max_pixels,
+        rows_per_image=rows_per_image,
         generator=generator,
+        group=group,
     )
+    if group is None:
+        return loss
+    # It is that of the batch already, and the processes' gradients are shares that add up; now they have it for a mean.
+    return loss + (group.size() - 1) * (loss - loss.detach())
 
 
-def segmentation(class_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of class logits (B,N_c,H,W) over the pixels that have a label; 0 if none has."""
+def segmentation(class_logits: Tensor, labels: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Mean cross entropy of class logits (B,N_c,H,W) over the pixels of the batch that have a label; 0 if none has."""
     total = F.cross_entropy(_precise(class_logits), labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp_min(1)
+    return total / _mean_count((labels != IGNORED).sum(), group)
+
+
+def _mean_count(count: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The mean over the processes of a count, to divide sums by; not 0."""
+    if group is None:
+        return count.clamp_min(1)
+    count = count.clone()
+    dist.all_reduce(count, group=group)
+    return count.clamp_min(1) / group.size()
 
 
 def _mean_over_scales(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -169,8 +201,9 @@ def _mean_over_scales(values: Sequence[Tensor], weights: Sequence[float]) -> Ten
 
 
 def _weighted(values: Tensor, weights: Sequence[float]) -> Tensor:
-    """Σ_m w_m · mean of values[m]."""
-    return (values.flatten(1).mean(1) * values.new_tensor(weights)).sum()
+    """Σ_m w_m · mean of values[m]. The weights are no tensor, which would be copied to a GPU each time."""
+    means = values.flatten(1).mean(1)
+    return torch.stack([weight * mean for weight, mean in zip(weights, means.unbind(), strict=True)]).sum()
 
 
 def _precise(x: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from pyeqgan.training.ecgan.losses import LossWeights
 from pyeqgan.training.system import Autocast, Backward, frozen
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from pyeqgan.data.layouts import LayoutBatch
 
 # What each generated modality is told from and compared with.
@@ -40,6 +42,7 @@ def discriminator_step(
     batch: LayoutBatch,
     *,
     weights: LossWeights,
+    group: ProcessGroup | None = None,
     backward: Backward = Tensor.backward,
     autocast: Autocast = nullcontext,
 ) -> dict[str, Tensor]:
@@ -54,6 +57,7 @@ def discriminator_step(
         output: of :func:`generate`; gets no gradient here.
         batch: real images and edges, and the layouts that the output was made from.
         weights: what is minimised.
+        group: of the processes that take this step, each with as many rows of one batch; None for one process.
         backward: called on each scalar loss; Fabric's in the engine.
         autocast: makes the context of each forward pass, and of nothing else; Fabric's in the engine.
 
@@ -77,7 +81,7 @@ def discriminator_step(
     if weights.similarity:
         with record_function("segmenter: forward"), autocast():
             class_logits = segmenter(batch.images)
-        terms["segmentation"] = losses.segmentation(class_logits, batch.labels)
+        terms["segmentation"] = losses.segmentation(class_logits, batch.labels, group=group)
         with record_function("segmenter: backward"):
             backward(terms["segmentation"])
     return {name: term.detach() for name, term in terms.items()}
@@ -93,6 +97,7 @@ def generator_step(
     weights: LossWeights,
     perceptual: nn.Module | None = None,
     rng: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
     backward: Backward = Tensor.backward,
     autocast: Autocast = nullcontext,
 ) -> dict[str, Tensor]:
@@ -101,11 +106,11 @@ def generator_step(
     Discriminator and segmenter stay as they are: no gradient, no step of a power iteration or of running statistics.
 
     Args:
-        discriminator, segmenter, batch, weights, autocast: as for :func:`discriminator_step`.
+        discriminator, segmenter, batch, weights, group, autocast: as for :func:`discriminator_step`.
         projection: the generator's features to vectors; learns only if the contrastive loss is computed.
         output: of :func:`generate`, whose graph this frees.
         perceptual: generated and real images to their distance; needed if it has a weight.
-        rng: of the pixels that contrast, on any device; torch's default if None.
+        rng: of the pixels that contrast, on any device, in one state in all processes; torch's default if None.
         backward: called once on the scalar total; Fabric's in the engine.
 
     Returns:
@@ -145,7 +150,7 @@ def generator_step(
         if weights.similarity:
             with record_function("generator: similarity"), autocast():
                 class_logits = segmenter(output.final)
-            terms["similarity"] = losses.similarity(class_logits, batch.labels, weights.similarity_stride)
+            terms["similarity"] = losses.similarity(class_logits, batch.labels, weights.similarity_stride, group=group)
         if weights.contrastive and weights.contrast != "none":
             with record_function("generator: contrast"):
                 with autocast():
@@ -154,7 +159,9 @@ def generator_step(
                     vectors,
                     batch.labels,
                     max_pixels=weights.contrast_pixels,
+                    rows_per_image=weights.contrast_rows,
                     generator=_at(rng, batch.labels.device),
+                    group=group,
                 )
         weighted = [getattr(weights, name) * term for name, term in terms.items() if name != "adversarial"]
         with record_function("generator: backward"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from pyeqgan.data import to_uint8
+from pyeqgan.data import Unreadable, to_uint8
 from pyeqgan.data.layouts import (
     EMBEDDED,
     LayoutBatch,
     LayoutSampler,
-    LayoutSplit,
     coloured,
     instance_edges,
     open_layouts,
@@ -33,8 +33,8 @@ from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.ecgan.losses import LossWeights
 from pyeqgan.training.ecgan.perceptual import PerceptualDistance
 from pyeqgan.training.ecgan.step import discriminator_step, generate, generator_step
-from pyeqgan.training.pictures import Pixels, image_grid
-from pyeqgan.training.system import Player, Turn
+from pyeqgan.training.pictures import image_grid
+from pyeqgan.training.system import Player, Turn, opening_data
 
 BETAS = (0.0, 0.9)  # SPADE's, with its two rates (TTUR)
 SAMPLES = 6
@@ -52,10 +52,16 @@ class ECGANSystem:
         UserError: the data cannot be read, or the networks not be built.
     """
 
-    sharded = ()
+    sharded = ("generator", "discriminator")
 
     def __init__(self, options: ECGANOptions) -> None:
-        self._split = _open_data(options)
+        with opening_data(options):
+            self._split = open_layouts(
+                options.data,
+                image_size=(options.image_height, options.image_width),
+                num_classes=options.num_classes,
+                ignore_index=options.ignore_index,
+            )
         train = self._split.train
         data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
         self.options = dataclasses.replace(options, data=data)
@@ -65,6 +71,7 @@ class ECGANSystem:
             "generator": Player(("generator", "projection"), self._generator),
         }
         self._weights = loss_weights(options)
+        self.unreadable = Unreadable(strict=options.strict_data)
         self._sampler = LayoutSampler(
             train,
             batch_size=options.batch_size,
@@ -72,6 +79,7 @@ class ECGANSystem:
             flip=options.flip,
             zoom=options.zoom,
             with_instances=options.instance_edges,
+            unreadable=self.unreadable,
         )
         self._perceptual: PerceptualDistance | None = None
         if options.perceptual_weight:
@@ -105,10 +113,20 @@ class ECGANSystem:
         self._sampler.rows = rows
         return prefetch_layouts(self._sampler, start, stop, depth=self.options.prefetch, workers=self.options.workers)
 
+    def like(self, step: int) -> int:
+        """See `System`: all are alike."""
+        return 0
+
+    def drawn(self, networks: Mapping[str, nn.Module], rng: torch.Generator, rows: slice) -> None:
+        """See `System`: nothing."""
+
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """Rows of layouts of the test half (of the training half, where there is none), edges, images, refined images,
         and the real images."""
-        labels, outlines, real = self._shown
+        if not self._shown:
+            return None
+        images, labels, *things = (np.stack(maps) for maps in zip(*self._shown, strict=True))
+        outlines = torch.from_numpy(instance_edges(things[0])[:, None]) if things else None
         painter = cast(ECGANGenerator, generator)
         output = painter.generate(torch.from_numpy(labels), outlines)
         rows = [list(coloured(labels))]
@@ -116,7 +134,7 @@ class ECGANSystem:
             if not maps.isfinite().all():
                 raise UserError("training stopped: generated images are not finite")
             rows.append(list(to_uint8(maps)))
-        return image_grid([*rows, list(real)])
+        return image_grid([*rows, list(images)])
 
     def check_continuation(self, checkpoint: Checkpoint) -> None:
         """See `System`."""
@@ -132,6 +150,7 @@ class ECGANSystem:
             self._made,
             batch,
             weights=self._weights,
+            group=turn.group,
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -148,6 +167,7 @@ class ECGANSystem:
             output,
             batch,
             weights=self._weights,
+            group=turn.group,
             perceptual=self._perceptual,
             rng=turn.rng,
             backward=turn.backward,
@@ -155,16 +175,14 @@ class ECGANSystem:
         )
 
     @cached_property
-    def _shown(self) -> tuple[Any, Tensor | None, Pixels]:
-        """Labels (n,H,W), instance edges if the generator takes them, and images (n,H,W,3) of the first pairs."""
+    def _shown(self) -> list[list[Any]]:
+        """Image (H,W,3), labels (H,W) and, if the generator takes them, instances (H,W) of the first pairs."""
         layouts = self._split.test if len(self._split.test) else self._split.train
-        indices = range(min(SAMPLES, len(layouts)))
-        pairs = [layouts.pair(index) for index in indices]
-        outlines = None
-        if self.options.instance_edges:
-            things = np.stack([layouts.instances(index) for index in indices])
-            outlines = torch.from_numpy(instance_edges(things)[:, None])
-        return np.stack([labels for _, labels in pairs]), outlines, np.stack([image for image, _ in pairs])
+
+        def read(index: int) -> list[Any]:
+            return [*layouts.pair(index), *([layouts.instances(index)] if self.options.instance_edges else [])]
+
+        return list(islice(self.unreadable.readable(read, len(layouts)), SAMPLES))
 
 
 def model_config(options: ECGANOptions, num_classes: int) -> ECGANConfig:
@@ -192,20 +210,7 @@ def loss_weights(options: ECGANOptions) -> LossWeights:
             similarity_stride=options.similarity_stride,
             contrast=options.contrast,
             contrast_pixels=options.contrast_pixels,
+            contrast_rows=options.contrast_rows,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _open_data(options: ECGANOptions) -> LayoutSplit:
-    try:
-        return open_layouts(
-            options.data,
-            image_size=(options.image_height, options.image_width),
-            num_classes=options.num_classes,
-            ignore_index=options.ignore_index,
-        )
-    except UserError as error:
-        if not options.resume:
-            raise
-        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error

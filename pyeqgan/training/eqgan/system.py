@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from pyeqgan.data import Episode, EpisodeSampler, ImageClasses, Split, open_data, prefetch, to_tensor, to_uint8
+from pyeqgan.data import (
+    Episode,
+    EpisodeSampler,
+    ImageClasses,
+    Split,
+    Unreadable,
+    open_data,
+    prefetch,
+    to_tensor,
+    to_uint8,
+)
 from pyeqgan.data.classes import EMBEDDED
 from pyeqgan.errors import UserError
 from pyeqgan.models import EqGAN, EqGANConfig, EqGANGenerator
@@ -23,7 +35,7 @@ from pyeqgan.training.checkpoint import Checkpoint
 from pyeqgan.training.eqgan.losses import LossWeights
 from pyeqgan.training.eqgan.step import discriminator_step, generator_step
 from pyeqgan.training.pictures import Pixels, beside, image_grid
-from pyeqgan.training.system import Player, Turn
+from pyeqgan.training.system import Player, Turn, opening_data
 
 BETAS = (0.5, 0.999)  # LoFGAN's
 SAMPLE_CLASSES, SAMPLES = 4, 6
@@ -43,7 +55,9 @@ class EqGANSystem:
     sharded = ("discriminator",)
 
     def __init__(self, options: EqGANOptions, split: Split | None = None) -> None:
-        self._split = split or _open_data(options)
+        with opening_data(options):
+            size, seen = options.image_size, options.seen_classes
+            self._split = split or open_data(options.data, image_size=size, seen_classes=seen)
         data = options.data if options.data == EMBEDDED else str(Path(options.data).resolve())
         self.options = dataclasses.replace(options, data=data, seen_classes=len(self._split.seen))
         self.config = model_config(options, len(self._split.seen))
@@ -52,12 +66,14 @@ class EqGANSystem:
             "generator": Player(("generator",), self._generator),
         }
         self._weights = loss_weights(options)
+        self.unreadable = Unreadable(strict=options.strict_data)
         self._sampler = EpisodeSampler(
             self._split.seen,
             batch_size=options.batch_size,
             shots=options.shots,
             seed=options.seed,
             flip=options.flip,
+            unreadable=self.unreadable,
         )
 
     @property
@@ -80,6 +96,16 @@ class EqGANSystem:
         """See `System`."""
         self._sampler.rows = rows
         return prefetch(self._sampler, start, stop, depth=self.options.prefetch, workers=self.options.workers)
+
+    def like(self, step: int) -> int:
+        """See `System`: with the penalty, or without."""
+        return 0 if self._weights.penalty_at(step) else 1
+
+    def drawn(self, networks: Mapping[str, nn.Module], rng: torch.Generator, rows: slice) -> dict[str, FusionPlan]:
+        """The fusion plans of a step, by what they are for: these rows of those of the whole batch."""
+        generator = cast(EqGANGenerator, networks["generator"])
+        wanted = ["discriminator", "generator", *["other"] * bool(self._weights.mode_seeking)]
+        return {name: generator.sample_plan(self.options.batch_size, generator=rng, rows=rows) for name in wanted}
 
     def draw(self, generator: nn.Module) -> Image.Image | None:
         """The first images of some unseen classes (of seen ones, where none has enough), and samples beside them."""
@@ -108,7 +134,7 @@ class EqGANSystem:
             weights=self._weights,
             step=turn.step,
             processes=turn.processes,
-            plan=_plan(networks, batch, turn),
+            plan=turn.drawn["discriminator"],
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -120,8 +146,8 @@ class EqGANSystem:
             batch.images,
             batch.labels,
             weights=self._weights,
-            plan=_plan(networks, batch, turn),
-            other_plan=_plan(networks, batch, turn) if self._weights.mode_seeking else None,
+            plan=turn.drawn["generator"],
+            other_plan=turn.drawn.get("other"),
             backward=turn.backward,
             autocast=turn.autocast,
         )
@@ -129,13 +155,19 @@ class EqGANSystem:
     @cached_property
     def _references(self) -> list[Pixels]:
         """The first K images of the first unseen classes that have as many, (K,S,S,3) each; of seen ones else."""
-        shots = self.options.shots
         for classes in (self._split.unseen, self._split.seen):
-            enough = [index for index in range(len(classes)) if classes.count(index) >= shots]
-            if enough:
-                chosen = enough[:SAMPLE_CLASSES]
-                return [np.stack([classes.image(index, image) for image in range(shots)]) for index in chosen]
+            of_classes = (self._first_images(classes, index) for index in range(len(classes)))
+            found = list(islice((images for images in of_classes if len(images) == self.options.shots), SAMPLE_CLASSES))
+            if found:
+                return [np.stack(images) for images in found]
         return []
+
+    def _first_images(self, classes: ImageClasses, index: int) -> list[Pixels]:
+        """The first K images of a class that can be read; fewer if there are not as many."""
+        shots, count = self.options.shots, classes.count(index)
+        if count < shots:
+            return []
+        return list(islice(self.unreadable.readable(partial(classes.image, index), count), shots))
 
 
 def model_config(options: EqGANOptions, num_classes: int) -> EqGANConfig:
@@ -171,19 +203,3 @@ def loss_weights(options: EqGANOptions) -> LossWeights:
 def counts(classes: ImageClasses) -> list[int]:
     """Images of each class: by their names and these a checkpoint knows its data again."""
     return [classes.count(index) for index in range(len(classes))]
-
-
-def _plan(networks: Mapping[str, nn.Module], batch: Episode, turn: Turn) -> FusionPlan:
-    """The rows of these images in the plan of the whole batch."""
-    generator, images = cast(EqGANGenerator, networks["generator"]), batch.images
-    whole = len(images) * turn.processes
-    return generator.sample_plan(whole, images.shape[1], generator=turn.rng, device=images.device, rows=turn.rows)
-
-
-def _open_data(options: EqGANOptions) -> Split:
-    try:
-        return open_data(options.data, image_size=options.image_size, seen_classes=options.seen_classes)
-    except UserError as error:
-        if not options.resume:
-            raise
-        raise UserError(f"{error}; where the data of a run have moved, --data tells their new place") from error
